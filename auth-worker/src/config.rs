@@ -1,0 +1,57 @@
+//! The auth worker's settings: one argument and one variable each.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use database::DatabaseUrl;
+use secrecy::SecretString;
+use shared::settings::{Environment, NatsSettings, secret, secret_file};
+
+/// Everything the auth worker can be told.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Address of /livez and /readyz
+    #[arg(long, env = "EVENTBOARD_ADMIN", default_value = "127.0.0.1:9101")]
+    pub admin: SocketAddr,
+    /// How to reach the broker.
+    #[command(flatten)]
+    pub nats: NatsSettings,
+    /// Database: sqlite:<path> [default: auth.db in the data directory]
+    #[arg(long, env = "EVENTBOARD_DATABASE_URL")]
+    pub database_url: Option<DatabaseUrl>,
+    /// Directory for the default database and the generated signing key
+    #[arg(long, env = "EVENTBOARD_DATA_DIR", default_value = "./.eventboard")]
+    pub data_dir: PathBuf,
+    /// Ed25519 signing key, PKCS#8 PEM [default in development: generated into the data directory]
+    #[arg(long, env = "EVENTBOARD_SIGNING_KEY", hide_env_values = true, value_parser = secret, conflicts_with = "signing_key_file")]
+    pub signing_key: Option<SecretString>,
+    /// File with the signing key
+    #[arg(long, env = "EVENTBOARD_SIGNING_KEY_FILE", value_parser = secret_file)]
+    pub signing_key_file: Option<SecretString>,
+    /// Replicas of streams and buckets
+    #[arg(long, env = "EVENTBOARD_REPLICAS", default_value_t = 1)]
+    pub replicas: usize,
+    /// Create the demo organisations and users
+    #[arg(long, env = "EVENTBOARD_DEMO", default_value_t = false, action = clap::ArgAction::Set)]
+    pub demo: bool,
+    /// Where the system runs
+    #[arg(long, env = "EVENTBOARD_ENV", value_enum, default_value_t)]
+    pub env: Environment,
+}
+
+impl Config {
+    pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
+        std::fs::create_dir_all(&self.data_dir)
+            .with_context(|| format!("cannot create the data directory {}", self.data_dir.display()))?;
+        Ok(self
+            .database_url
+            .clone()
+            .unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("auth.db"))))
+    }
+
+    pub(crate) fn signing_key(&self) -> Option<&SecretString> {
+        self.signing_key.as_ref().or(self.signing_key_file.as_ref())
+    }
+}

@@ -1,0 +1,106 @@
+//! The auth worker: consumes `auth.*`, owns users, sessions and the signing key.
+
+mod config;
+pub mod hasher;
+mod operations;
+mod passwords;
+mod seed;
+pub mod store;
+pub mod tokens;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use database::DatabaseUrl;
+use shared::contract::auth::{AuthHandlers, SERVICE};
+use shared::identity::{PublicKeys, Verifier};
+use shared::messaging::{Connection, KeyDirectory, Server};
+use shared::ops;
+use shared::settings::Environment;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+use hasher::Hasher;
+use operations::Auth;
+use store::SqliteAuthStore;
+use tokens::TokenIssuer;
+
+/// Serves `auth.*` until `shutdown`. Calls `ready` with the admin address once requests are served.
+///
+/// # Errors
+/// What keeps the worker from starting, and a lost subscription.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(std::net::SocketAddr) + Send,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let admin = ops::AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+    let DatabaseUrl::Sqlite(path) = config.database()?;
+    let store = SqliteAuthStore::open(&path)
+        .await
+        .context("cannot open the auth database")?;
+    let issuer = match (config.signing_key(), config.env) {
+        (Some(pem), _) => TokenIssuer::from_pem(pem)?,
+        (None, Environment::Production) => anyhow::bail!("EVENTBOARD_SIGNING_KEY is required in production"),
+        (None, Environment::Development) => {
+            TokenIssuer::from_file_or_generate(&config.data_dir.join("signing-key.pem"))?
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let hasher = Hasher::start(threads).context("cannot start the password threads")?;
+    if config.demo {
+        seed::seed(&store, &hasher)
+            .await
+            .context("cannot write the demo data")?;
+    }
+    let jwks = issuer.jwks();
+    let keys = PublicKeys::unknown();
+    keys.replace(&jwks)
+        .context("the signing key has no usable public key")?;
+
+    let connection = Connection::open(&config.nats, "auth").await?;
+    let directory = KeyDirectory::new(connection.clone());
+    directory
+        .publish(&jwks, config.replicas)
+        .await
+        .context("cannot publish the public keys")?;
+    let handler = Arc::new(Auth::new(Arc::new(store), hasher, issuer));
+    let server = Server::new(
+        connection.clone(),
+        SERVICE,
+        Auth::bind(),
+        handler,
+        Arc::new(Verifier::new(keys)),
+    );
+    let admin_address = admin.address();
+    let readiness = {
+        let connection = connection.clone();
+        let shutdown = shutdown.clone();
+        ops::readiness(move || ops::Serving {
+            connected: connection.is_connected(),
+            keys_known: true,
+            draining: shutdown.is_cancelled(),
+        })
+    };
+    let background = CancellationToken::new();
+    let served = {
+        let serving = server.serve(
+            move || {
+                tracing::info!(admin = %admin_address, "ready");
+                ready(admin_address);
+            },
+            shutdown,
+        );
+        let keep = directory.keep_published(&jwks, config.replicas, background.clone());
+        let admin = admin.serve(readiness, background.clone());
+        let serving = async {
+            let served = serving.await;
+            background.cancel();
+            served
+        };
+        tokio::join!(serving, keep, admin).0
+    };
+    connection.close().await;
+    Ok(served?)
+}

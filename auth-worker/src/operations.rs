@@ -1,0 +1,84 @@
+//! What the auth worker does for each operation, one file each.
+
+mod invite;
+mod login;
+mod logout;
+mod me;
+mod refresh;
+mod signup;
+
+use std::sync::Arc;
+
+use shared::contract::auth::{AuthHandlers, Secret, SessionId, SignedIn, User, UserId};
+use shared::contract::{Failure, Timestamp};
+use shared::identity::ACCESS_TOKEN_SECONDS;
+use uuid::Uuid;
+
+use crate::hasher::{Hasher, HasherError};
+use crate::store::{AuthStore, Session};
+use crate::tokens::{RefreshToken, SigningKeyError, TokenIssuer};
+
+/// A session ends this long after it began, however active: 30 days, in seconds.
+const SESSION_SECONDS: i64 = 30 * 24 * 60 * 60;
+/// A session ends this long after its last refresh: 7 days, in seconds.
+const IDLE_SECONDS: i64 = 7 * 24 * 60 * 60;
+
+/// Answers `auth.*`.
+pub(crate) struct Auth {
+    store: Arc<dyn AuthStore>,
+    hasher: Hasher,
+    issuer: TokenIssuer,
+}
+
+impl AuthHandlers for Auth {}
+
+impl Auth {
+    pub(crate) fn new(store: Arc<dyn AuthStore>, hasher: Hasher, issuer: TokenIssuer) -> Self {
+        Self {
+            store,
+            hasher,
+            issuer,
+        }
+    }
+
+    /// The pair of tokens for `session` as it stands.
+    fn signed_in<E>(&self, user: User, session: &Session, now: Timestamp) -> Result<SignedIn, Failure<E>> {
+        let newest = RefreshToken {
+            session_id: session.id,
+            counter: session.counter,
+        };
+        let access_token = self
+            .issuer
+            .access_token(&user, session.id, now)
+            .map_err(|error: SigningKeyError| Failure::internal(&error))?;
+        Ok(SignedIn {
+            user,
+            access_token,
+            refresh_token: self.issuer.refresh_token(newest),
+            expires_in: ACCESS_TOKEN_SECONDS,
+        })
+    }
+}
+
+fn new_session(user_id: UserId, now: Timestamp) -> Session {
+    Session {
+        id: SessionId(Uuid::now_v7()),
+        user_id,
+        counter: 0,
+        rotated_at: now,
+        expires_at: now.plus_seconds(SESSION_SECONDS),
+    }
+}
+
+fn hasher_failure<E>(error: HasherError) -> Failure<E> {
+    match error {
+        HasherError::Busy => Failure::Overloaded,
+        HasherError::StoredHash(_) | HasherError::Failed(_) => Failure::internal(&error),
+    }
+}
+
+/// What an invitation is stored under.
+fn token_hash(token: &Secret) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(token.expose()).into()
+}

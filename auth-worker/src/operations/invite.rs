@@ -1,0 +1,40 @@
+//! `auth.invite`.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use shared::contract::auth::{Invitation, Invite, InviteError, InviteRequest, Secret};
+use shared::contract::{Context, Failure, Handle};
+
+use super::{Auth, token_hash};
+use crate::store::NewInvitation;
+
+/// How long an invitation can be used: 7 days, in seconds.
+const INVITATION_SECONDS: i64 = 7 * 24 * 60 * 60;
+
+impl Handle<Invite> for Auth {
+    async fn handle(&self, cx: &Context, request: InviteRequest) -> Result<Invitation, Failure<InviteError>> {
+        let principal = cx.principal()?;
+        if self.store.email_exists(&request.email).await? {
+            return Err(Failure::Refused(InviteError::EmailTaken));
+        }
+        let mut random = [0; 32];
+        aws_lc_rs::rand::fill(&mut random).map_err(|error| Failure::internal(&error))?;
+        let invitation = Secret::new(URL_SAFE_NO_PAD.encode(random));
+        let expires_at = cx.now.plus_seconds(INVITATION_SECONDS);
+        self.store
+            .create_invitation(NewInvitation {
+                token_hash: token_hash(&invitation),
+                organization_id: principal.organization_id,
+                email: request.email,
+                role: request.role,
+                created_by: principal.user_id,
+                expires_at,
+            })
+            .await?;
+        tracing::info!(by = %principal.user_id, role = request.role.as_str(), "invited somebody");
+        Ok(Invitation {
+            invitation,
+            expires_at,
+        })
+    }
+}

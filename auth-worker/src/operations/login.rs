@@ -1,0 +1,31 @@
+//! `auth.login`.
+
+use shared::contract::auth::{Login, LoginError, LoginRequest, SignedIn};
+use shared::contract::{Context, Failure, Handle};
+
+use super::{Auth, hasher_failure, new_session};
+
+impl Handle<Login> for Auth {
+    async fn handle(&self, cx: &Context, request: LoginRequest) -> Result<SignedIn, Failure<LoginError>> {
+        let known = self.store.credentials(&request.email).await?;
+        let stored = known.as_ref().map(|(_, hash)| hash.clone());
+        // An unknown address is verified against a hash nobody has the password of.
+        let verified = self
+            .hasher
+            .verify(request.password.clone(), stored)
+            .await
+            .map_err(hasher_failure)?;
+        let (user, stored) = match known {
+            Some(known) if verified.matches => known,
+            _ => return Err(Failure::Refused(LoginError::InvalidCredentials)),
+        };
+        if verified.outdated {
+            let fresh = self.hasher.hash(request.password).await.map_err(hasher_failure)?;
+            self.store.replace_password_hash(user.id, &stored, &fresh).await?;
+        }
+        let session = new_session(user.id, cx.now);
+        self.store.open_session(session).await?;
+        tracing::info!(user_id = %user.id, "signed in");
+        self.signed_in(user, &session, cx.now)
+    }
+}

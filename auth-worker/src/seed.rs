@@ -1,0 +1,52 @@
+//! The demo organisations and users.
+
+use database::StoreError;
+use shared::contract::Timestamp;
+use shared::contract::auth::{Email, Organization, Secret, User};
+use shared::demo;
+
+use crate::hasher::{Hasher, HasherError};
+use crate::store::{AuthStore, SeedUser};
+
+/// Why the demo data was not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SeedError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Hasher(#[from] HasherError),
+}
+
+/// Writes what is missing of the demo data; what is there, however changed, stays.
+pub(crate) async fn seed(store: &impl AuthStore, hasher: &Hasher) -> Result<(), SeedError> {
+    let now = Timestamp::now();
+    let organizations: Vec<Organization> = demo::ORGANIZATIONS
+        .iter()
+        .map(|demo| Organization {
+            id: demo.id,
+            name: demo.name.to_owned(),
+            slug: demo.slug.to_owned(),
+        })
+        .collect();
+    let mut users = Vec::new();
+    for demo in &demo::USERS {
+        let email = Email::parse(demo.email).ok_or(StoreError::UnknownValue("demo e-mail address"))?;
+        if store.email_exists(&email).await? {
+            continue;
+        }
+        users.push(SeedUser {
+            password_hash: hasher.hash(Secret::new(demo::PASSWORD.to_owned())).await?,
+            user: User {
+                id: demo.id,
+                email,
+                first_name: demo.first_name.to_owned(),
+                last_name: demo.last_name.to_owned(),
+                role: demo.role,
+                organization_id: demo.organization,
+                created_at: now,
+                updated_at: now,
+            },
+        });
+    }
+    Ok(store.seed(&organizations, &users, now).await?)
+}

@@ -1,0 +1,330 @@
+//! The auth store on SQLite.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use database::{OpenError, Sqlite, StoreError};
+use shared::contract::Timestamp;
+use shared::contract::auth::{Account, Email, Organization, OrganizationId, Role, SessionId, User, UserId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use super::{AuthStore, CreateAccountError, Membership, NewAccount, NewInvitation, SeedUser, Session};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Users and sessions in an SQLite file.
+#[derive(Debug, Clone)]
+pub struct SqliteAuthStore {
+    database: Sqlite,
+}
+
+impl SqliteAuthStore {
+    /// Opens or creates the file and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(Self {
+            database: Sqlite::open(path, &MIGRATIONS).await?,
+        })
+    }
+}
+
+const INSERT_ORGANIZATION: &str =
+    "INSERT INTO organizations (id, name, slug, created_at) VALUES (?, ?, ?, ?)";
+
+const INSERT_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
+     role, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+const EMAIL_EXISTS: &str = "SELECT 1 FROM users WHERE email = ?";
+
+const INSERT_SESSION: &str = "INSERT INTO sessions (id, user_id, counter, created_at, rotated_at, expires_at) \
+     VALUES (?, ?, ?, ?, ?, ?)";
+
+const DELETE_EXPIRED_SESSIONS: &str =
+    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < ? LIMIT 10)";
+
+const SELECT_CREDENTIALS: &str = "SELECT id, organization_id, email, first_name, last_name, role, created_at, \
+     updated_at, password_hash FROM users WHERE email = ?";
+
+const SELECT_ACCOUNT: &str = "SELECT u.id, u.organization_id, u.email, u.first_name, u.last_name, u.role, \
+     u.created_at, u.updated_at, o.name, o.slug \
+     FROM users u JOIN organizations o ON o.id = u.organization_id WHERE u.id = ?";
+
+const SELECT_SESSION: &str = "SELECT u.id, u.organization_id, u.email, u.first_name, u.last_name, u.role, \
+     u.created_at, u.updated_at, s.counter, s.rotated_at, s.expires_at \
+     FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = ?";
+
+const ROTATE_SESSION: &str =
+    "UPDATE sessions SET counter = counter + 1, rotated_at = ? WHERE id = ? AND counter = ?";
+
+const USE_INVITATION: &str = "UPDATE invitations SET used_at = ?1 \
+     WHERE token_hash = ?2 AND email = ?3 AND used_at IS NULL AND expires_at > ?1 \
+     RETURNING organization_id, role";
+
+const INSERT_INVITATION: &str = "INSERT INTO invitations (token_hash, organization_id, email, role, created_by_id, \
+     expires_at) VALUES (?, ?, ?, ?, ?, ?)";
+
+#[async_trait]
+impl AuthStore for SqliteAuthStore {
+    async fn create_account(
+        &self,
+        account: NewAccount,
+        session: Session,
+    ) -> Result<User, CreateAccountError> {
+        let mut transaction = self.database.begin().await?;
+        let (organization_id, role) = match &account.membership {
+            Membership::Founder(organization) => {
+                insert_organization(&mut transaction, organization, account.now)
+                    .await
+                    .map_err(|error| taken(error, CreateAccountError::OrganizationTaken))?;
+                (organization.id, Role::Admin)
+            }
+            Membership::Invited(token_hash) => {
+                let used = sqlx::query(USE_INVITATION)
+                    .bind(account.now.unix_millis())
+                    .bind(token_hash.as_slice())
+                    .bind(account.email.as_str())
+                    .fetch_optional(&mut *transaction)
+                    .await
+                    .map_err(StoreError::from)?
+                    .ok_or(CreateAccountError::InvalidInvitation)?;
+                (organization_id(&used)?, role(&used)?)
+            }
+        };
+        let user = User {
+            id: account.id,
+            email: account.email,
+            first_name: account.first_name,
+            last_name: account.last_name,
+            role,
+            organization_id,
+            created_at: account.now,
+            updated_at: account.now,
+        };
+        insert_user(&mut transaction, &user, &account.password_hash)
+            .await
+            .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
+        insert_session(&mut transaction, &session).await?;
+        transaction.commit().await.map_err(StoreError::from)?;
+        Ok(user)
+    }
+
+    async fn credentials(&self, email: &Email) -> Result<Option<(User, String)>, StoreError> {
+        let row = sqlx::query(SELECT_CREDENTIALS)
+            .bind(email.as_str())
+            .fetch_optional(self.database.readers())
+            .await?;
+        row.map(|row| Ok((user(&row)?, row.try_get("password_hash")?)))
+            .transpose()
+    }
+
+    async fn account(&self, id: UserId) -> Result<Option<Account>, StoreError> {
+        let row = sqlx::query(SELECT_ACCOUNT)
+            .bind(id.0)
+            .fetch_optional(self.database.readers())
+            .await?;
+        row.map(|row| {
+            let user = user(&row)?;
+            let organization = Organization {
+                id: user.organization_id,
+                name: row.try_get("name")?,
+                slug: row.try_get("slug")?,
+            };
+            Ok(Account { user, organization })
+        })
+        .transpose()
+    }
+
+    async fn replace_password_hash(&self, user: UserId, old: &str, new: &str) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin().await?;
+        sqlx::query("UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?")
+            .bind(new)
+            .bind(user.0)
+            .bind(old)
+            .execute(&mut *transaction)
+            .await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn open_session(&self, session: Session) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin().await?;
+        insert_session(&mut transaction, &session).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
+        let row = sqlx::query(SELECT_SESSION)
+            .bind(id.0)
+            .fetch_optional(self.database.readers())
+            .await?;
+        row.map(|row| {
+            let user = user(&row)?;
+            let session = Session {
+                id,
+                user_id: user.id,
+                counter: row.try_get("counter")?,
+                rotated_at: time(&row, "rotated_at")?,
+                expires_at: time(&row, "expires_at")?,
+            };
+            Ok((session, user))
+        })
+        .transpose()
+    }
+
+    async fn rotate_session(&self, id: SessionId, counter: u32, now: Timestamp) -> Result<bool, StoreError> {
+        let mut transaction = self.database.begin().await?;
+        let rotated = sqlx::query(ROTATE_SESSION)
+            .bind(now.unix_millis())
+            .bind(id.0)
+            .bind(counter)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(rotated.rows_affected() == 1)
+    }
+
+    async fn close_session(&self, id: SessionId) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin().await?;
+        sqlx::query("DELETE FROM sessions WHERE id = ?")
+            .bind(id.0)
+            .execute(&mut *transaction)
+            .await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
+        let row = sqlx::query(EMAIL_EXISTS)
+            .bind(email.as_str())
+            .fetch_optional(self.database.readers())
+            .await?;
+        Ok(row.is_some())
+    }
+
+    async fn create_invitation(&self, invitation: NewInvitation) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin().await?;
+        sqlx::query(INSERT_INVITATION)
+            .bind(invitation.token_hash.as_slice())
+            .bind(invitation.organization_id.0)
+            .bind(invitation.email.as_str())
+            .bind(invitation.role.as_str())
+            .bind(invitation.created_by.0)
+            .bind(invitation.expires_at.unix_millis())
+            .execute(&mut *transaction)
+            .await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn seed(
+        &self,
+        organizations: &[Organization],
+        users: &[SeedUser],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin().await?;
+        for organization in organizations {
+            let known = sqlx::query("SELECT 1 FROM organizations WHERE slug = ?").bind(&organization.slug);
+            if known.fetch_optional(&mut *transaction).await?.is_none() {
+                insert_organization(&mut transaction, organization, now).await?;
+            }
+        }
+        for seeded in users {
+            let known = sqlx::query(EMAIL_EXISTS).bind(seeded.user.email.as_str());
+            if known.fetch_optional(&mut *transaction).await?.is_none() {
+                insert_user(&mut transaction, &seeded.user, &seeded.password_hash).await?;
+            }
+        }
+        Ok(transaction.commit().await?)
+    }
+}
+
+async fn insert_organization(
+    connection: &mut SqliteConnection,
+    organization: &Organization,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(INSERT_ORGANIZATION)
+        .bind(organization.id.0)
+        .bind(&organization.name)
+        .bind(&organization.slug)
+        .bind(now.unix_millis())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn insert_user(
+    connection: &mut SqliteConnection,
+    user: &User,
+    password_hash: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(INSERT_USER)
+        .bind(user.id.0)
+        .bind(user.organization_id.0)
+        .bind(user.email.as_str())
+        .bind(password_hash)
+        .bind(&user.first_name)
+        .bind(&user.last_name)
+        .bind(user.role.as_str())
+        .bind(user.created_at.unix_millis())
+        .bind(user.updated_at.unix_millis())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Also removes a few sessions that are over, so that the table stays as large as its use.
+async fn insert_session(connection: &mut SqliteConnection, session: &Session) -> Result<(), StoreError> {
+    sqlx::query(DELETE_EXPIRED_SESSIONS)
+        .bind(session.rotated_at.unix_millis())
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(INSERT_SESSION)
+        .bind(session.id.0)
+        .bind(session.user_id.0)
+        .bind(session.counter)
+        .bind(session.rotated_at.unix_millis())
+        .bind(session.rotated_at.unix_millis())
+        .bind(session.expires_at.unix_millis())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A unique index said no: the name is taken.
+fn taken(error: sqlx::Error, refusal: CreateAccountError) -> CreateAccountError {
+    match error.as_database_error() {
+        Some(database) if database.is_unique_violation() => refusal,
+        _ => CreateAccountError::Store(error.into()),
+    }
+}
+
+fn user(row: &SqliteRow) -> Result<User, StoreError> {
+    let email: String = row.try_get("email")?;
+    Ok(User {
+        id: UserId(row.try_get::<Uuid, _>("id")?),
+        email: Email::parse(&email).ok_or(StoreError::UnknownValue("email"))?,
+        first_name: row.try_get("first_name")?,
+        last_name: row.try_get("last_name")?,
+        role: role(row)?,
+        organization_id: organization_id(row)?,
+        created_at: time(row, "created_at")?,
+        updated_at: time(row, "updated_at")?,
+    })
+}
+
+fn organization_id(row: &SqliteRow) -> Result<OrganizationId, StoreError> {
+    Ok(OrganizationId(row.try_get::<Uuid, _>("organization_id")?))
+}
+
+fn role(row: &SqliteRow) -> Result<Role, StoreError> {
+    row.try_get::<&str, _>("role")?
+        .parse()
+        .map_err(|_| StoreError::UnknownValue("role"))
+}
+
+fn time(row: &SqliteRow, column: &str) -> Result<Timestamp, StoreError> {
+    Timestamp::from_unix_millis(row.try_get(column)?).ok_or(StoreError::UnknownValue("time"))
+}

@@ -1,0 +1,267 @@
+//! Signs access tokens, derives refresh tokens, and shows the public key.
+
+use std::fmt;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use aws_lc_rs::encoding::AsBigEndian;
+use aws_lc_rs::hmac;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use shared::contract::Timestamp;
+use shared::contract::auth::{Secret, SessionId, User};
+use shared::identity::{ACCESS_TOKEN_SECONDS, AUDIENCE, AccessClaims, ISSUER, TOKEN_TYPE};
+use uuid::Uuid;
+
+const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const PEM_END: &str = "-----END PRIVATE KEY-----";
+/// Session id, counter, MAC.
+const REFRESH_TOKEN: usize = 16 + 4 + 32;
+
+/// The key that signs, and what is derived from it.
+pub struct TokenIssuer {
+    signing: EncodingKey,
+    refresh: hmac::Key,
+    kid: String,
+    public_key: Vec<u8>,
+}
+
+impl fmt::Debug for TokenIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenIssuer")
+            .field("kid", &self.kid)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no signing key.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningKeyError {
+    /// The text is no PKCS#8 PEM with an Ed25519 key.
+    #[error("EVENTBOARD_SIGNING_KEY must be an Ed25519 private key in PKCS#8 PEM form")]
+    Malformed,
+    /// The key file cannot be read or written.
+    #[error("cannot use the signing key file {0}: {1}")]
+    File(String, #[source] std::io::Error),
+    /// The machine has no randomness to give.
+    #[error("cannot generate a signing key")]
+    Generate,
+    /// An access token could not be signed.
+    #[error("cannot sign: {0}")]
+    Sign(#[from] jsonwebtoken::errors::Error),
+}
+
+/// A refresh token that was issued by us, whether or not it is still the session's newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefreshToken {
+    /// The session.
+    pub session_id: SessionId,
+    /// How many tokens of the session came before.
+    pub counter: u32,
+}
+
+impl TokenIssuer {
+    /// Reads the key from PEM text.
+    ///
+    /// # Errors
+    /// [`SigningKeyError::Malformed`].
+    pub fn from_pem(pem: &SecretString) -> Result<Self, SigningKeyError> {
+        let body = pem
+            .expose_secret()
+            .trim()
+            .strip_prefix(PEM_BEGIN)
+            .and_then(|rest| rest.strip_suffix(PEM_END))
+            .ok_or(SigningKeyError::Malformed)?;
+        let base64: String = body.split_ascii_whitespace().collect();
+        let der = STANDARD.decode(base64).map_err(|_| SigningKeyError::Malformed)?;
+        let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| SigningKeyError::Malformed)?;
+        let public_key = pair.public_key().as_ref().to_vec();
+        let seed = pair
+            .seed()
+            .and_then(|seed| seed.as_be_bytes())
+            .map_err(|_| SigningKeyError::Malformed)?;
+        // A key of its own for each purpose, so that no output of one says anything about the other.
+        let derived = hmac::sign(
+            &hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref()),
+            b"eventboard refresh tokens v1",
+        );
+        Ok(Self {
+            signing: EncodingKey::from_ed_der(&der),
+            refresh: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
+            kid: thumbprint(&public_key),
+            public_key,
+        })
+    }
+
+    /// Reads the key from `path`, generating it there first when there is none.
+    ///
+    /// # Errors
+    /// [`SigningKeyError`].
+    pub fn from_file_or_generate(path: &Path) -> Result<Self, SigningKeyError> {
+        let failed = |error| SigningKeyError::File(path.display().to_string(), error);
+        if !path.exists() {
+            let document = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())
+                .map_err(|_| SigningKeyError::Generate)?;
+            let pem = format!("{PEM_BEGIN}\n{}\n{PEM_END}\n", STANDARD.encode(document.as_ref()));
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)
+                .map_err(failed)?;
+            file.write_all(pem.as_bytes())
+                .and_then(|()| file.sync_all())
+                .map_err(failed)?;
+        }
+        Self::from_pem(&SecretString::from(
+            std::fs::read_to_string(path).map_err(failed)?,
+        ))
+    }
+
+    /// The JWKS document (RFC 7517) with the public key; private members never get in.
+    pub fn jwks(&self) -> String {
+        json!({ "keys": [{
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "use": "sig",
+            "alg": "EdDSA",
+            "kid": self.kid,
+            "x": URL_SAFE_NO_PAD.encode(&self.public_key),
+        }] })
+        .to_string()
+    }
+
+    /// Signs an access token for `user` in `session`.
+    ///
+    /// # Errors
+    /// [`SigningKeyError::Sign`].
+    pub fn access_token(
+        &self,
+        user: &User,
+        session: SessionId,
+        now: Timestamp,
+    ) -> Result<Secret, SigningKeyError> {
+        let header = Header {
+            typ: Some(TOKEN_TYPE.to_owned()),
+            kid: Some(self.kid.clone()),
+            ..Header::new(Algorithm::EdDSA)
+        };
+        let claims = AccessClaims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: user.id,
+            org: user.organization_id,
+            role: user.role,
+            sid: session,
+            email: user.email.as_str().to_owned(),
+            iat: now.unix_seconds(),
+            nbf: now.unix_seconds(),
+            exp: now.unix_seconds() + ACCESS_TOKEN_SECONDS,
+            jti: Uuid::now_v7(),
+        };
+        Ok(Secret::new(jsonwebtoken::encode(
+            &header,
+            &claims,
+            &self.signing,
+        )?))
+    }
+
+    /// The one refresh token of (session, counter): deriving it again gives the same.
+    pub fn refresh_token(&self, token: RefreshToken) -> Secret {
+        let mut bytes = Vec::with_capacity(REFRESH_TOKEN);
+        bytes.extend_from_slice(token.session_id.0.as_bytes());
+        bytes.extend_from_slice(&token.counter.to_be_bytes());
+        let mac = hmac::sign(&self.refresh, &bytes);
+        bytes.extend_from_slice(mac.as_ref());
+        Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Reads a refresh token; `None` when we did not issue it.
+    pub fn read_refresh_token(&self, text: &Secret) -> Option<RefreshToken> {
+        let bytes = URL_SAFE_NO_PAD.decode(text.expose()).ok()?;
+        let (message, mac) = bytes.split_at_checked(20)?;
+        hmac::verify(&self.refresh, message, mac).ok()?;
+        let (session, counter) = message.split_at_checked(16)?;
+        Some(RefreshToken {
+            session_id: SessionId(Uuid::from_slice(session).ok()?),
+            counter: u32::from_be_bytes(counter.try_into().ok()?),
+        })
+    }
+}
+
+/// RFC 7638: the key's own hash as its id.
+fn thumbprint(public_key: &[u8]) -> String {
+    let x = URL_SAFE_NO_PAD.encode(public_key);
+    URL_SAFE_NO_PAD.encode(Sha256::digest(format!(
+        r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_file_is_made_once_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("signing-key.pem");
+        let first = TokenIssuer::from_file_or_generate(&path).unwrap();
+        let second = TokenIssuer::from_file_or_generate(&path).unwrap();
+        assert_eq!(first.jwks(), second.jwks());
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert!(!first.jwks().contains("\"d\""));
+    }
+
+    #[test]
+    fn openssl_keys_are_read_and_others_refused() {
+        // RFC 8410 §10.3, the example without a public key.
+        let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+        let issuer = TokenIssuer::from_pem(&SecretString::from(pem.to_owned())).unwrap();
+        assert!(
+            issuer
+                .jwks()
+                .contains("Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"),
+            "{}",
+            issuer.jwks()
+        );
+        for bad in [
+            "",
+            "hello",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----",
+        ] {
+            assert!(
+                TokenIssuer::from_pem(&SecretString::from(bad.to_owned())).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn refresh_tokens_are_derived_and_cannot_be_made_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let issuer = TokenIssuer::from_file_or_generate(&directory.path().join("k")).unwrap();
+        let token = RefreshToken {
+            session_id: SessionId(Uuid::now_v7()),
+            counter: 7,
+        };
+        let text = issuer.refresh_token(token);
+        assert_eq!(issuer.read_refresh_token(&text), Some(token));
+        let mut forged = URL_SAFE_NO_PAD.decode(text.expose()).unwrap();
+        forged[19] ^= 1;
+        assert_eq!(
+            issuer.read_refresh_token(&Secret::new(URL_SAFE_NO_PAD.encode(forged))),
+            None
+        );
+        assert_eq!(issuer.read_refresh_token(&Secret::new("x".into())), None);
+    }
+}

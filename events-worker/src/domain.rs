@@ -1,0 +1,3 @@
+//! The rules of moderation: no I/O, no clock, no SQL.
+
+pub mod policy;

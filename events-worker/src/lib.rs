@@ -1,0 +1,78 @@
+//! The events worker: consumes `events.*`, owns events and their history.
+
+mod config;
+pub mod domain;
+mod operations;
+mod seed;
+pub mod store;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use database::DatabaseUrl;
+use shared::contract::events::{EventHandlers, SERVICE};
+use shared::identity::{PublicKeys, Verifier};
+use shared::messaging::{Connection, KeyDirectory, Server};
+use shared::ops::{self, Serving};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+use operations::Events;
+use store::SqliteEventStore;
+
+/// Serves `events.*` until `shutdown`. Calls `ready` with the admin address once requests are served.
+///
+/// # Errors
+/// What keeps the worker from starting, and a lost subscription.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(SocketAddr) + Send,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let admin = ops::AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+    let DatabaseUrl::Sqlite(path) = config.database();
+    let store = SqliteEventStore::open(&path)
+        .await
+        .context("cannot open the events database")?;
+    if config.demo {
+        seed::seed(&store).await.context("cannot write the demo data")?;
+    }
+    let connection = Connection::open(&config.nats, "events").await?;
+    let keys = PublicKeys::unknown();
+    let handler = Arc::new(Events::new(Arc::new(store)));
+    let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
+    let server = Server::new(connection.clone(), SERVICE, Events::bind(), handler, verifier);
+
+    let address = admin.address();
+    let readiness = ops::readiness({
+        let (connection, keys, shutdown) = (connection.clone(), Arc::clone(&keys), shutdown.clone());
+        move || Serving {
+            connected: connection.is_connected(),
+            keys_known: keys.are_known(),
+            draining: shutdown.is_cancelled(),
+        }
+    });
+    let background = CancellationToken::new();
+    let serve = async {
+        let announce = move || {
+            tracing::info!(admin = %address, "ready");
+            ready(address);
+        };
+        let served = tokio::select! {
+            () = keys.known() => server.serve(announce, shutdown.clone()).await,
+            () = shutdown.cancelled() => Ok(()),
+        };
+        background.cancel();
+        served
+    };
+    let directory = KeyDirectory::new(connection.clone());
+    let (served, (), ()) = tokio::join!(
+        serve,
+        directory.follow(Arc::clone(&keys), background.clone()),
+        admin.serve(readiness, background.clone())
+    );
+    connection.close().await;
+    Ok(served?)
+}

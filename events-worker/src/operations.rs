@@ -1,0 +1,165 @@
+//! What the events worker does for each operation, one file each, and what all changes have in common.
+
+mod approve;
+mod create;
+mod delete;
+mod get;
+mod history;
+mod list;
+mod reject;
+mod submit;
+mod update;
+mod withdraw;
+
+use std::sync::Arc;
+
+use database::StoreError;
+use shared::contract::auth::UserId;
+use shared::contract::events::{
+    ChangeError, Event, EventHandlers, EventId, EventStatus, HistoryAction, HistoryEntry,
+};
+use shared::contract::{Context, EntityTag, Failure, Principal};
+
+use crate::domain::policy::{Action, Actor, Verdict, judge};
+use crate::store::{EventStore, EventTransaction};
+
+/// How often a change is judged anew because somebody else was faster.
+const MAX_ATTEMPTS: usize = 5;
+
+/// Answers `events.*`.
+pub(crate) struct Events {
+    store: Arc<dyn EventStore>,
+}
+
+impl EventHandlers for Events {}
+
+/// What becomes of an event.
+enum Change {
+    /// It becomes this.
+    Becomes(Event),
+    /// It stays as it is: nothing is written.
+    Stays,
+    /// It is removed.
+    Vanishes,
+}
+
+impl Events {
+    pub(crate) fn new(store: Arc<dyn EventStore>) -> Self {
+        Self { store }
+    }
+
+    /// Changes one event: look, judge, write and record, in one transaction. The write is guarded by
+    /// the status and version that were judged, so of two changes raced on one event one judges anew.
+    async fn change<E>(
+        &self,
+        cx: &Context,
+        id: &str,
+        (action, recorded_as): (Action, HistoryAction),
+        apply: impl Fn(&Event) -> Result<Change, E> + Send + Sync,
+    ) -> Result<Event, Failure<E>>
+    where
+        E: From<ChangeError>,
+    {
+        let principal = cx.principal()?;
+        let refused = |error: ChangeError| Failure::Refused(E::from(error));
+        let id = EventId::parse(id).ok_or(refused(ChangeError::NotFound))?;
+        for _ in 0..MAX_ATTEMPTS {
+            let mut transaction = self.store.begin().await?;
+            let found = transaction.find(principal.organization_id, id).await?;
+            let event = found.ok_or(refused(ChangeError::NotFound))?;
+            let after = permitted(principal, &event, action).map_err(refused)?;
+            let current = EntityTag(event.version);
+            if cx
+                .if_match
+                .as_ref()
+                .is_some_and(|wanted| !wanted.matches_strongly(current))
+            {
+                return Err(refused(ChangeError::VersionMismatch(current)));
+            }
+            let change = apply(&event).map_err(Failure::Refused)?;
+            let (written, result) = match change {
+                Change::Stays => return Ok(event),
+                Change::Becomes(mut next) => {
+                    next.status = after;
+                    next.version = event.version + 1;
+                    next.updated_at = cx.now;
+                    (
+                        transaction.replace(&next, event.status, event.version).await?,
+                        Some(next),
+                    )
+                }
+                Change::Vanishes => (transaction.remove(&event).await?, None),
+            };
+            if !written {
+                continue;
+            }
+            record(
+                &mut *transaction,
+                cx,
+                principal.user_id,
+                recorded_as,
+                &event,
+                Some(event.status),
+                result.as_ref(),
+            )
+            .await?;
+            transaction.commit().await?;
+            tracing::info!(event_id = %id, "{} event", action.verb());
+            return Ok(result.unwrap_or(event));
+        }
+        tracing::warn!(event_id = %id, "gave up on an event that changes all the time");
+        Err(Failure::Overloaded)
+    }
+
+    /// The event, if the caller may see it.
+    async fn visible(&self, principal: &Principal, id: &str) -> Result<Option<Event>, StoreError> {
+        let Some(id) = EventId::parse(id) else {
+            return Ok(None);
+        };
+        let event = self.store.find(principal.organization_id, id).await?;
+        Ok(event.filter(|event| permitted(principal, event, Action::View).is_ok()))
+    }
+}
+
+fn actor(principal: &Principal, event: &Event) -> Actor {
+    Actor {
+        role: principal.role,
+        is_creator: event.created_by_id == principal.user_id,
+    }
+}
+
+/// Where the event stands after `action`, or why it may not happen.
+fn permitted(principal: &Principal, event: &Event, action: Action) -> Result<EventStatus, ChangeError> {
+    match judge(actor(principal, event), event.status, action) {
+        Verdict::Allowed(after) => Ok(after),
+        Verdict::Invisible => Err(ChangeError::NotFound),
+        Verdict::Forbidden(why) => Err(ChangeError::NotAllowed(why)),
+        Verdict::WrongState => Err(ChangeError::WrongState {
+            action: action.verb(),
+            status: event.status,
+        }),
+    }
+}
+
+/// Appends the history row of a change to `event`, which stands at `after`'s status now.
+async fn record(
+    transaction: &mut dyn EventTransaction,
+    cx: &Context,
+    actor: UserId,
+    action: HistoryAction,
+    event: &Event,
+    from: Option<EventStatus>,
+    after: Option<&Event>,
+) -> Result<(), StoreError> {
+    let rejection = after.filter(|_| action == HistoryAction::Rejected);
+    let entry = HistoryEntry {
+        at: cx.now,
+        actor,
+        action,
+        from,
+        to: after.map(|event| event.status),
+        reason: rejection.and_then(|event| event.rejection_reason.clone()),
+        correlation_id: cx.correlation_id.as_str().to_owned(),
+    };
+    transaction.record(event.organization_id, event.id, &entry).await
+}

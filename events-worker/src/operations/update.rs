@@ -1,0 +1,42 @@
+//! `events.update`.
+
+use shared::contract::events::{Event, HistoryAction, Update, UpdateError, UpdateRequest};
+use shared::contract::{Context, Failure, Handle};
+
+use super::{Change, Events};
+use crate::domain::policy::Action;
+
+impl Handle<Update> for Events {
+    async fn handle(&self, cx: &Context, request: UpdateRequest) -> Result<Event, Failure<UpdateError>> {
+        let edit = (Action::Update, HistoryAction::Updated);
+        self.change(cx, &request.id, edit, |event| {
+            let merged = merge(event, &request);
+            if merged.end_date <= merged.start_date {
+                return Err(UpdateError::EndsBeforeStart);
+            }
+            // An edit that changes nothing is no edit: it must not send an approved event back.
+            Ok(if merged == *event {
+                Change::Stays
+            } else {
+                Change::Becomes(merged)
+            })
+        })
+        .await
+    }
+}
+
+fn merge(event: &Event, request: &UpdateRequest) -> Event {
+    let mut merged = event.clone();
+    if let Some(title) = &request.title {
+        merged.title.clone_from(title);
+    }
+    if let Some(description) = &request.description {
+        merged.description.clone_from(description);
+    }
+    if let Some(location) = &request.location {
+        merged.location.clone_from(location);
+    }
+    merged.start_date = request.start_date.unwrap_or(event.start_date);
+    merged.end_date = request.end_date.unwrap_or(event.end_date);
+    merged
+}

@@ -1,0 +1,116 @@
+//! What the events worker keeps, as traits: reads, and one transaction for every change.
+
+mod cursor;
+mod sqlite;
+
+use async_trait::async_trait;
+use database::StoreError;
+use shared::contract::Timestamp;
+use shared::contract::auth::{OrganizationId, UserId};
+use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, SortBy, SortOrder};
+
+pub use cursor::{Cursor, SortValue};
+pub use sqlite::SqliteEventStore;
+
+/// The events and their history. Every method takes the organisation: there is no way to ask for
+/// another one's rows.
+#[async_trait]
+pub trait EventStore: Send + Sync + 'static {
+    /// Begins a change. Dropping the transaction undoes it.
+    async fn begin(&self) -> Result<Box<dyn EventTransaction>, StoreError>;
+
+    /// One event.
+    async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError>;
+
+    /// One page of the events a viewer may see.
+    async fn list(&self, query: &ListQuery) -> Result<Listing, StoreError>;
+
+    /// What was done to an event, oldest first.
+    async fn history(
+        &self,
+        organization: OrganizationId,
+        id: EventId,
+    ) -> Result<Vec<HistoryEntry>, StoreError>;
+}
+
+/// One change to one event, with its history row. Nothing is visible before [`commit`](Self::commit).
+#[async_trait]
+pub trait EventTransaction: Send {
+    /// The event as this transaction sees it.
+    async fn find(&mut self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError>;
+
+    /// Inserts an event. `false` when its id exists.
+    async fn insert(&mut self, event: &Event) -> Result<bool, StoreError>;
+
+    /// Writes `next` over the event it was made from, if that still stands at `status` and `version`.
+    /// `false` when somebody else was faster.
+    async fn replace(&mut self, next: &Event, status: EventStatus, version: i64) -> Result<bool, StoreError>;
+
+    /// Removes the event, if it still stands at its status and version. `false` when somebody else
+    /// was faster.
+    async fn remove(&mut self, event: &Event) -> Result<bool, StoreError>;
+
+    /// Appends to the event's history.
+    async fn record(
+        &mut self,
+        organization: OrganizationId,
+        id: EventId,
+        entry: &HistoryEntry,
+    ) -> Result<(), StoreError>;
+
+    /// Makes everything visible, durably.
+    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Which events, for whom, in which order, from where on.
+#[derive(Debug, Clone)]
+pub struct ListQuery {
+    /// The viewer's organisation.
+    pub organization: OrganizationId,
+    /// Whose events and approved ones are seen; `None` sees everything.
+    pub only_visible_to: Option<UserId>,
+    /// Only events that stand here.
+    pub status: Option<EventStatus>,
+    /// Only events with this text, in any case, in title or description.
+    pub search: Option<String>,
+    /// Only events that begin at this time or later.
+    pub start_date_from: Option<Timestamp>,
+    /// Only events that begin at this time or earlier.
+    pub start_date_to: Option<Timestamp>,
+    /// The sort column; ties are broken by id.
+    pub sort_by: SortBy,
+    /// The direction.
+    pub sort_order: SortOrder,
+    /// Events a page.
+    pub limit: i64,
+    /// Where the page begins.
+    pub begin: PageBegin,
+}
+
+/// Where a page begins.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PageBegin {
+    /// After this many events.
+    Skip(i64),
+    /// After this event.
+    After(Cursor),
+}
+
+/// A page of events.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// The events.
+    pub events: Vec<Event>,
+    /// Whether more follow.
+    pub has_next: bool,
+    /// Events that match, counted up to [`MAX_TOTAL`].
+    pub total: i64,
+}
+
+/// Counting stops here: the cost of a page must not grow with the table.
+pub const MAX_TOTAL: i64 = 10_000;
+
+/// Title and description as they are searched: in lower case, in every script.
+pub fn search_text(title: &str, description: &str) -> String {
+    format!("{}\n{}", title.to_lowercase(), description.to_lowercase())
+}

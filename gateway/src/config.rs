@@ -1,0 +1,28 @@
+//! The gateway's settings: one argument and one variable each.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use shared::settings::NatsSettings;
+
+/// Everything the gateway can be told.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Address the API is served on
+    #[arg(long, env = "EVENTBOARD_HTTP", default_value = "127.0.0.1:3000")]
+    pub http: SocketAddr,
+    /// Address of /livez and /readyz for operators
+    #[arg(long, env = "EVENTBOARD_ADMIN", default_value = "127.0.0.1:9100")]
+    pub admin: SocketAddr,
+    /// How to reach the broker.
+    #[command(flatten)]
+    pub nats: NatsSettings,
+    /// Origins that browsers may call from, separated by commas; * allows all
+    #[arg(
+        long,
+        env = "EVENTBOARD_CORS_ORIGINS",
+        default_value = "*",
+        value_delimiter = ','
+    )]
+    pub cors_origins: Vec<String>,
+}

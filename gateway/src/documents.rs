@@ -1,0 +1,347 @@
+//! The documents about the API, generated from the contract: OpenAPI, AsyncAPI, and a page to read them.
+
+use std::collections::BTreeMap;
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::routing::get;
+use serde_json::{Map, Value, json};
+use shared::contract::failure::{PROBLEM_JSON, ProblemBody};
+use shared::contract::schema::NamedSchema;
+use shared::contract::{Access, Description, Method, ProblemType, Repeat, descriptions};
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+/// The page needs its own scripts and styles, and nothing from any other host.
+const DOCS_POLICY: &str =
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+
+/// Problems that every operation may answer with.
+const SHARED_PROBLEMS: [ProblemType; 9] = [
+    ProblemType::MalformedRequest,
+    ProblemType::NotAcceptable,
+    ProblemType::ValidationFailed,
+    ProblemType::Internal,
+    ProblemType::MalformedReply,
+    ProblemType::Unavailable,
+    ProblemType::Overloaded,
+    ProblemType::DeadlineExceeded,
+    ProblemType::ConnectionLost,
+];
+
+/// `/openapi.json`, `/asyncapi.json` and `/docs`.
+pub(crate) fn routes() -> Router {
+    let document = |document: Value| {
+        let text = document.to_string();
+        get(move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], text.clone())))
+    };
+    let policy = SetResponseHeaderLayer::if_not_present(
+        HeaderName::from_static("content-security-policy"),
+        HeaderValue::from_static(DOCS_POLICY),
+    );
+    let page = SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none"));
+    Router::new()
+        .merge(Router::from(page).layer(policy))
+        .route("/openapi.json", document(openapi()))
+        .route("/asyncapi.json", document(asyncapi()))
+}
+
+/// OpenAPI 3.1.
+fn openapi() -> Value {
+    let mut components = Map::new();
+    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    register(&mut components, &NamedSchema::of::<ProblemBody>());
+    for operation in descriptions() {
+        let method = operation.route.method.as_str().to_ascii_lowercase();
+        let described = describe(&operation, &mut components);
+        paths
+            .entry(operation.route.path)
+            .or_default()
+            .insert(method, described);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "EventBoard",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Organisations publish events after moderation. Every failure is application/problem+json \
+                (RFC 9457); every response carries X-Correlation-ID.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
+        },
+    })
+}
+
+fn describe(operation: &Description, components: &mut Map<String, Value>) -> Value {
+    let (service, verb) = (
+        operation.subject.split('.').next().unwrap_or_default(),
+        operation.verb(),
+    );
+    let mut schema = serde_json::to_value(&operation.request.schema).unwrap_or_default();
+    let in_path = operation.route.path.contains("{id}");
+    if in_path {
+        drop_member(&mut schema, "id");
+    }
+    for (name, reference) in &operation.request.references {
+        components.insert(name.clone(), serde_json::to_value(reference).unwrap_or_default());
+    }
+    let mut described = json!({
+        "operationId": operation.subject,
+        "summary": operation.summary,
+        "description": format!("NATS subject `{}`.", operation.subject),
+        "tags": [service],
+        "parameters": parameters(operation, in_path, &schema),
+        "responses": responses(operation, components),
+    });
+    if operation.access != Access::Public {
+        described["security"] = json!([{ "bearer": [] }]);
+    }
+    let has_fields = schema["properties"]
+        .as_object()
+        .is_some_and(|properties| !properties.is_empty());
+    if has_fields && matches!(operation.route.method, Method::Post | Method::Patch) {
+        let name = if in_path {
+            format!("{verb}-body")
+        } else {
+            operation.request.name.clone()
+        };
+        components.insert(name.clone(), schema);
+        described["requestBody"] = json!({
+            "required": true,
+            "content": { "application/json": { "schema": reference(&name) } },
+        });
+    }
+    described
+}
+
+fn parameters(operation: &Description, in_path: bool, schema: &Value) -> Vec<Value> {
+    let text = json!({ "type": "string" });
+    let header = |name: &str, description: &str| json!({ "name": name, "in": "header", "description": description, "schema": text });
+    let mut parameters = vec![header(
+        "X-Correlation-ID",
+        "Kept when it matches [A-Za-z0-9._-]{1,128}, else replaced",
+    )];
+    if in_path {
+        let schema = json!({ "type": "string", "format": "uuid" });
+        parameters.push(json!({ "name": "id", "in": "path", "required": true, "schema": schema }));
+    }
+    if operation.repeat == Repeat::WithKey {
+        parameters.push(header(
+            "Idempotency-Key",
+            "1 to 255 printable ASCII characters, bare or quoted",
+        ));
+        if in_path {
+            parameters.push(header(
+                "If-Match",
+                "Fails with 412 unless the event still has this ETag",
+            ));
+        }
+    }
+    if operation.route.method == Method::Get {
+        if in_path {
+            parameters.push(header(
+                "If-None-Match",
+                "Answers 304 while the event still has this ETag",
+            ));
+        }
+        for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+            parameters.push(json!({
+                "name": name,
+                "in": "query",
+                "description": schema["description"],
+                "schema": schema,
+            }));
+        }
+    }
+    parameters
+}
+
+fn responses(operation: &Description, components: &mut Map<String, Value>) -> Value {
+    let mut responses = Map::new();
+    let mut success = json!({ "description": "Success" });
+    if let Some(response) = &operation.response {
+        register(components, response);
+        success["content"] = json!({ "application/json": { "schema": reference(&response.name) } });
+    }
+    responses.insert(operation.status.to_string(), success);
+    let body = matches!(operation.route.method, Method::Post | Method::Patch).then_some([
+        ProblemType::RequestTimeout,
+        ProblemType::PayloadTooLarge,
+        ProblemType::UnsupportedMediaType,
+    ]);
+    let token = (operation.access != Access::Public).then_some(ProblemType::Unauthenticated);
+    let mut by_status: BTreeMap<u16, Vec<ProblemType>> = BTreeMap::new();
+    let problems = SHARED_PROBLEMS
+        .into_iter()
+        .chain(body.into_iter().flatten())
+        .chain(token);
+    for problem in problems.chain(operation.problems.iter().copied()) {
+        by_status.entry(problem.status()).or_default().push(problem);
+    }
+    for (status, mut problems) in by_status {
+        problems.sort();
+        problems.dedup();
+        let titles: Vec<String> = problems
+            .iter()
+            .map(|problem| format!("{} (`{}`)", problem.title(), problem.uri()))
+            .collect();
+        responses.insert(
+            status.to_string(),
+            json!({
+                "description": titles.join("; "),
+                "content": { PROBLEM_JSON: { "schema": reference("Problem") } },
+            }),
+        );
+    }
+    Value::Object(responses)
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn register(components: &mut Map<String, Value>, schema: &NamedSchema) {
+    for (name, schema) in schema
+        .references
+        .iter()
+        .chain([&(schema.name.clone(), schema.schema.clone())])
+    {
+        components.insert(name.clone(), serde_json::to_value(schema).unwrap_or_default());
+    }
+}
+
+/// The schema of an HTTP body: what stands in the path is no part of it.
+fn drop_member(schema: &mut Value, name: &str) {
+    if let Some(properties) = schema["properties"].as_object_mut() {
+        properties.remove(name);
+    }
+    if let Some(required) = schema["required"].as_array_mut() {
+        required.retain(|required| required != name);
+    }
+}
+
+/// AsyncAPI 3.0: the same operations as NATS request-reply messages.
+fn asyncapi() -> Value {
+    let mut schemas = Map::new();
+    let mut channels = Map::new();
+    let mut operations = Map::new();
+    register(&mut schemas, &NamedSchema::of::<ProblemBody>());
+    for operation in descriptions() {
+        let key = operation.subject.replace('.', "_");
+        register(&mut schemas, &operation.request);
+        let reply = match &operation.response {
+            Some(response) => {
+                register(&mut schemas, response);
+                reference(&response.name)
+            }
+            None => json!({ "type": "null" }),
+        };
+        channels.insert(
+            key.clone(),
+            json!({
+                "address": operation.subject,
+                "messages": {
+                    "request": { "payload": reference(&operation.request.name) },
+                    "reply": { "payload": { "oneOf": [reply, reference("Problem")] } },
+                },
+            }),
+        );
+        let message = |name: &str| json!({ "$ref": format!("#/channels/{key}/messages/{name}") });
+        operations.insert(
+            key.clone(),
+            json!({
+                "action": "receive",
+                "summary": operation.summary,
+                "channel": { "$ref": format!("#/channels/{key}") },
+                "messages": [message("request")],
+                "reply": {
+                    "address": { "location": "$message.header#/reply" },
+                    "channel": { "$ref": format!("#/channels/{key}") },
+                    "messages": [message("reply")],
+                },
+            }),
+        );
+    }
+    json!({
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "EventBoard over NATS",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Payloads are the JSON bodies of the HTTP API, with the path id as `id`. Metadata travels \
+                in headers: Authorization, X-Correlation-ID, Idempotency-Key, If-Match, If-None-Match, traceparent, \
+                X-Budget-Ms, X-Deadline-Ms. Replies carry X-Status, or Nats-Service-Error-Code with a problem body.",
+        },
+        "servers": { "nats": { "host": "127.0.0.1:4222", "protocol": "nats" } },
+        "channels": channels,
+        "operations": operations,
+        "components": { "schemas": schemas },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every `$ref` of a document names something in it.
+    fn assert_whole(document: &Value) {
+        fn walk(value: &Value, document: &Value) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(Value::String(target)) = members.get("$ref") {
+                        let pointer = target.strip_prefix('#').unwrap();
+                        assert!(document.pointer(pointer).is_some(), "{target} names nothing");
+                    }
+                    members.values().for_each(|value| walk(value, document));
+                }
+                Value::Array(items) => items.iter().for_each(|value| walk(value, document)),
+                _ => {}
+            }
+        }
+        walk(document, document);
+    }
+
+    #[test]
+    fn both_documents_are_whole_and_name_every_operation() {
+        let (openapi, asyncapi) = (openapi(), asyncapi());
+        assert_whole(&openapi);
+        assert_whole(&asyncapi);
+        for operation in descriptions() {
+            let method = operation.route.method.as_str().to_ascii_lowercase();
+            assert_eq!(
+                openapi["paths"][operation.route.path][&method]["operationId"],
+                operation.subject
+            );
+            assert_eq!(
+                asyncapi["channels"][operation.subject.replace('.', "_")]["address"],
+                operation.subject
+            );
+        }
+        let create = &openapi["components"]["schemas"]["CreateRequest"];
+        assert_eq!(create["properties"]["title"]["minLength"], 3);
+        assert_eq!(create["additionalProperties"], false);
+        assert_eq!(
+            create["required"],
+            json!(["title", "description", "startDate", "endDate"])
+        );
+        let reject = &openapi["components"]["schemas"]["reject-body"];
+        assert_eq!(reject["required"], json!(["reason"]));
+    }
+
+    #[test]
+    fn subjects_and_routes_are_unique_and_well_formed() {
+        let all = descriptions();
+        let mut seen = std::collections::HashSet::new();
+        for operation in &all {
+            assert!(
+                seen.insert(operation.subject.to_owned()),
+                "{} twice",
+                operation.subject
+            );
+            assert!(seen.insert(format!("{:?} {}", operation.route.method, operation.route.path)));
+            assert!(operation.subject.starts_with("auth.") || operation.subject.starts_with("events."));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What surrounds every route: ids, the canonical log line, panics, security headers, CORS.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use shared::contract::{CorrelationId, Problem, ProblemType, TraceContext};
+use shared::messaging::headers;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+use tracing::Instrument;
+
+use crate::problem::{Failed, render};
+
+/// The longest accepted request target, in bytes.
+const MAX_URI: usize = 8 * 1024;
+
+static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// The ids of one request.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestIds {
+    /// Kept from the client or minted; echoed on every response.
+    pub(crate) correlation_id: CorrelationId,
+    /// The client's trace continued, or a new one.
+    pub(crate) trace: TraceContext,
+}
+
+impl RequestIds {
+    fn read(headers: &HeaderMap) -> Self {
+        let only = |name: &HeaderName| {
+            let mut values = headers.get_all(name).iter();
+            let first = values.next().and_then(|value| value.to_str().ok());
+            if values.next().is_some() { None } else { first }
+        };
+        Self {
+            correlation_id: only(&CORRELATION_ID)
+                .and_then(CorrelationId::parse)
+                .unwrap_or_else(CorrelationId::mint),
+            trace: TraceContext::continued(
+                only(&HeaderName::from_static(headers::TRACEPARENT)),
+                &mut rand::rng(),
+            ),
+        }
+    }
+}
+
+/// Surrounds `routes` with everything every response needs.
+pub(crate) fn surround(routes: Router, cors: CorsLayer) -> Router {
+    let fixed = |name: HeaderName, value| {
+        SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+    };
+    routes
+        .fallback(|| async { Failed(Problem::new(ProblemType::NotFound, "there is no such route")) })
+        .layer(cors)
+        .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(fixed(header::X_FRAME_OPTIONS, "DENY"))
+        .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
+        .layer(fixed(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ))
+        .layer(fixed(header::CACHE_CONTROL, "no-store"))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(identify))
+}
+
+/// CORS for these origins. Tokens travel in a header, never in cookies, so no credentials are allowed.
+pub(crate) fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
+    let origins = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::from(AnyValue)
+    } else {
+        let parse = |origin: &String| {
+            HeaderValue::from_str(origin)
+                .map_err(|_| anyhow::anyhow!("EVENTBOARD_CORS_ORIGINS: {origin:?} is no origin"))
+        };
+        AllowOrigin::list(origins.iter().map(parse).collect::<Result<Vec<_>, _>>()?)
+    };
+    Ok(CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_MATCH,
+            header::IF_NONE_MATCH,
+            CORRELATION_ID.clone(),
+            HeaderName::from_static("idempotency-key"),
+        ])
+        .expose_headers([
+            CORRELATION_ID.clone(),
+            header::ETAG,
+            header::LOCATION,
+            header::LINK,
+            header::RETRY_AFTER,
+        ])
+        .max_age(std::time::Duration::from_secs(600)))
+}
+
+fn panicked(_panic: Box<dyn Any + Send>) -> Response {
+    Failed(Problem::internal(&"a request handler panicked")).into_response()
+}
+
+/// Gives the request its ids, echoes them, renders failures, and writes the one line per request.
+async fn identify(mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let ids = RequestIds::read(request.headers());
+    let span = tracing::info_span!(
+        "request",
+        correlation_id = %ids.correlation_id,
+        trace_id = %ids.trace.trace_id()
+    );
+    let method = request.method().clone();
+    // The template, never the path: what clients write into a path is theirs.
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("<unmatched>".to_owned(), |path| path.as_str().to_owned());
+    request.extensions_mut().insert(ids.clone());
+    let answer = async {
+        let too_long = request
+            .uri()
+            .path_and_query()
+            .is_some_and(|target| target.as_str().len() > MAX_URI);
+        let response = if too_long {
+            let rule = format!("the request target may have at most {MAX_URI} bytes");
+            Failed(Problem::new(ProblemType::UriTooLong, rule)).into_response()
+        } else {
+            next.run(request).await
+        };
+        let mut response = render(response, &ids);
+        if let Ok(value) = HeaderValue::from_str(ids.correlation_id.as_str()) {
+            response.headers_mut().insert(CORRELATION_ID.clone(), value);
+        }
+        let status = response.status().as_u16();
+        tracing::info!(%method, %route, status, duration_us = begun.elapsed().as_micros() as u64, "{method} {route}");
+        response
+    };
+    answer.instrument(span).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use shared::contract::failure::ProblemBody;
+    use tower::ServiceExt;
+
+    async fn answer(request: axum::http::Request<Body>) -> (Response<()>, ProblemBody) {
+        async fn panics() -> &'static str {
+            let empty: [u8; 0] = [];
+            if empty.first().is_none() {
+                std::panic::panic_any("a secret detail");
+            }
+            "unreachable"
+        }
+        let routes = Router::new().route("/panics", get(panics));
+        let response = surround(routes, cors(&["*".to_owned()]).unwrap())
+            .oneshot(request)
+            .await
+            .unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        (
+            Response::from_parts(parts, ()),
+            serde_json::from_slice(&body).unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_with_ids_and_without_details() {
+        let request = axum::http::Request::get("/panics")
+            .header("x-correlation-id", "test-123")
+            .body(Body::empty());
+        let (response, problem) = answer(request.unwrap()).await;
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()["content-type"], PROBLEM);
+        assert_eq!(response.headers()["x-correlation-id"], "test-123");
+        assert_eq!(
+            (problem.correlation_id.as_str(), problem.status),
+            ("test-123", 500)
+        );
+        assert!(!format!("{problem:?}").contains("secret"));
+    }
+
+    const PROBLEM: &str = shared::contract::failure::PROBLEM_JSON;
+
+    #[tokio::test]
+    async fn unknown_routes_and_methods_are_problems() {
+        let (response, problem) =
+            answer(axum::http::Request::get("/nowhere").body(Body::empty()).unwrap()).await;
+        assert_eq!((response.status().as_u16(), problem.status), (404, 404));
+        let (response, problem) =
+            answer(axum::http::Request::put("/panics").body(Body::empty()).unwrap()).await;
+        assert_eq!((response.status().as_u16(), problem.status), (405, 405));
+        assert_eq!(response.headers()["allow"], "GET,HEAD");
+        let long = format!("/{}", "x".repeat(MAX_URI));
+        let (response, problem) = answer(axum::http::Request::get(long).body(Body::empty()).unwrap()).await;
+        assert_eq!((response.status().as_u16(), problem.status), (414, 414));
+    }
+}

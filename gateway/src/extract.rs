@@ -1,0 +1,230 @@
+//! Takes an operation's request, caller and headers out of an HTTP request.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, Uri, header};
+use http_body_util::LengthLimitError;
+use serde_json::{Map, Value};
+use shared::contract::schema::parse_body;
+use shared::contract::{
+    Access, IdempotencyKey, Method, Operation, Precondition, Problem, ProblemType, RequestDecoder, Timestamp,
+    Violation,
+};
+use shared::identity::Verifier;
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The one value of a header; two are a malformed request, and so is one that is not ASCII.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let malformed = || {
+        Problem::new(
+            ProblemType::MalformedRequest,
+            format!("the header {name} is malformed"),
+        )
+    };
+    let mut values = headers.get_all(name).iter();
+    let first = values
+        .next()
+        .map(|value| value.to_str().map_err(|_| malformed()))
+        .transpose()?;
+    if values.next().is_some() {
+        return Err(Problem::new(
+            ProblemType::MalformedRequest,
+            format!("the header {name} occurs more than once"),
+        ));
+    }
+    Ok(first)
+}
+
+/// Verifies the caller, if the operation needs one, and returns the `Authorization` value to forward.
+pub(crate) fn authorization(
+    headers: &HeaderMap,
+    access: Access,
+    verifier: &Verifier,
+    now: Timestamp,
+) -> Result<Option<String>, Problem> {
+    if access == Access::Public {
+        return Ok(None);
+    }
+    let unauthenticated = |detail: &str| Problem::new(ProblemType::Unauthenticated, detail);
+    let value = single(headers, &header::AUTHORIZATION)?
+        .ok_or_else(|| unauthenticated("the header Authorization is missing"))?;
+    let principal = verifier.verify_authorization(value, now).map_err(|error| {
+        tracing::info!(%error, "refused a token");
+        unauthenticated("the access token is not valid")
+    })?;
+    match access {
+        Access::Role(role) if principal.role != role => Err(Problem::new(
+            ProblemType::Forbidden,
+            format!("this needs the role {}", role.as_str()),
+        )),
+        _ => Ok(Some(value.to_owned())),
+    }
+}
+
+/// The client's idempotency key.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = single(headers, &IDEMPOTENCY_KEY)? else {
+        return Ok(None);
+    };
+    let rule =
+        "the header Idempotency-Key must hold 1 to 255 printable ASCII characters, bare or in double quotes";
+    IdempotencyKey::parse(value)
+        .map(Some)
+        .ok_or_else(|| Problem::new(ProblemType::MalformedRequest, rule))
+}
+
+/// The value of `If-Match` or `If-None-Match`. Lists may be spread over several lines (RFC 9110 §5.3).
+pub(crate) fn precondition(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Problem> {
+    let malformed = || {
+        Problem::new(
+            ProblemType::MalformedRequest,
+            format!("the header {name} is no list of entity tags"),
+        )
+    };
+    let lines = headers
+        .get_all(name)
+        .iter()
+        .map(|value| value.to_str().map_err(|_| malformed()));
+    let lines = lines.collect::<Result<Vec<_>, _>>()?;
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let value = lines.join(", ");
+    Precondition::parse(&value)
+        .map(|_| Some(value))
+        .ok_or_else(malformed)
+}
+
+/// Refuses clients that accept no JSON.
+pub(crate) fn accepts_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut ranges = headers.get_all(header::ACCEPT).iter().peekable();
+    if ranges.peek().is_none() {
+        return Ok(());
+    }
+    let acceptable = ranges
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let json = matches!(
+                parts.next().unwrap_or_default().to_ascii_lowercase().as_str(),
+                "*/*" | "application/*" | "application/json" | "application/problem+json"
+            );
+            json && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+        });
+    if acceptable {
+        Ok(())
+    } else {
+        Err(Problem::new(
+            ProblemType::NotAcceptable,
+            "answers are application/json",
+        ))
+    }
+}
+
+/// The operation's request: path id, query and body as one checked JSON object.
+pub(crate) async fn request<O: Operation>(
+    decoder: &RequestDecoder<O::Request>,
+    parts: &Parts,
+    body: Body,
+    id: Option<String>,
+) -> Result<Value, Problem> {
+    let mut violations = Vec::new();
+    let mut value = match O::ROUTE.method {
+        Method::Get => query(decoder, &parts.uri, &mut violations),
+        Method::Delete => Value::Object(Map::new()),
+        Method::Post | Method::Patch => parse_body(&json_body(&parts.headers, body, O::MAX_BODY).await?)?,
+    };
+    if let (Some(id), Value::Object(members)) = (id, &mut value)
+        && members.insert("id".to_owned(), Value::String(id)).is_some()
+    {
+        violations.push(Violation::at(
+            "id",
+            "unknown_field",
+            "stands in the path, not in the body",
+        ));
+    }
+    violations.extend(decoder.violations(&value));
+    if violations.is_empty() {
+        Ok(value)
+    } else {
+        Err(Problem::invalid(violations))
+    }
+}
+
+/// The query string as an object: whole numbers where the schema has numbers, text elsewhere.
+fn query<T: shared::contract::Request>(
+    decoder: &RequestDecoder<T>,
+    uri: &Uri,
+    violations: &mut Vec<Violation>,
+) -> Value {
+    let mut members = Map::new();
+    for (name, text) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        let number = if decoder.is_integer(&name) {
+            text.parse::<i64>().ok()
+        } else {
+            None
+        };
+        let value = number.map_or_else(|| Value::String(text.into_owned()), Value::from);
+        if members.insert(name.to_string(), value).is_some() {
+            violations.push(Violation::at(&name, "repeated", "must not occur more than once"));
+        }
+    }
+    Value::Object(members)
+}
+
+async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        Problem::new(
+            ProblemType::PayloadTooLarge,
+            format!("the body may have at most {limit} bytes"),
+        )
+    };
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await;
+    let body = match read {
+        Err(_) => {
+            return Err(Problem::new(
+                ProblemType::RequestTimeout,
+                "the body did not arrive in time",
+            ));
+        }
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) if is_limit(&error) => return Err(too_large()),
+        Ok(Err(_)) => return Err(Problem::new(ProblemType::MalformedRequest, "the body broke off")),
+    };
+    if !body.is_empty() && !is_json(headers) {
+        let rule = "the body must be application/json; say so in the header Content-Type";
+        return Err(Problem::new(ProblemType::UnsupportedMediaType, rule));
+    }
+    Ok(body)
+}
+
+fn is_limit(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<LengthLimitError>())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}

@@ -1,0 +1,130 @@
+//! The gateway: HTTP in, one NATS request-reply message per request, the reply out.
+
+mod config;
+mod documents;
+mod edge;
+mod extract;
+mod health;
+mod problem;
+mod routes;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use shared::http;
+use shared::identity::{PublicKeys, Verifier};
+use shared::messaging::{Caller, Connection, KeyDirectory};
+use shared::ops::{self, AdminServer, Readiness, Serving};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+use health::Health;
+use routes::Gateway;
+
+/// How long `JWKS` may be cached by others, which bounds how fast a key can be withdrawn.
+const JWKS_CACHE: &str = "public, max-age=60";
+
+/// Where a gateway listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// The API.
+    pub http: SocketAddr,
+    /// The admin port.
+    pub admin: SocketAddr,
+}
+
+/// Serves HTTP until `shutdown`. Calls `ready` with its addresses once requests are answered.
+///
+/// # Errors
+/// What keeps the gateway from starting, and a lost reply subscription.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(Addresses) + Send,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (listener, http_address) = ops::listen(config.http, "EVENTBOARD_HTTP").await?;
+    let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+    let cors = edge::cors(&config.cors_origins)?;
+    let connection = Connection::open(&config.nats, "gateway").await?;
+    let caller = Caller::start(connection.clone())
+        .await
+        .context("cannot listen for replies")?;
+    let keys = PublicKeys::unknown();
+    let directory = KeyDirectory::new(connection.clone());
+
+    let readiness = ops::readiness({
+        let (connection, keys, shutdown) = (connection.clone(), Arc::clone(&keys), shutdown.clone());
+        move || Serving {
+            connected: connection.is_connected(),
+            keys_known: keys.are_known(),
+            draining: shutdown.is_cancelled(),
+        }
+    });
+    let (dependencies, health) = Health::channel();
+    let gateway = Arc::new(Gateway {
+        caller: caller.clone(),
+        verifier: Verifier::new(Arc::clone(&keys)),
+    });
+    let router = edge::surround(router(gateway, Arc::clone(&readiness), health), cors);
+    let addresses = Addresses {
+        http: http_address,
+        admin: admin.address(),
+    };
+
+    let background = CancellationToken::new();
+    let serve = async {
+        let announce = async {
+            keys.known().await;
+            tracing::info!(http = %addresses.http, admin = %addresses.admin, "ready");
+            ready(addresses);
+            std::future::pending::<()>().await;
+        };
+        let served = tokio::select! {
+            () = http::serve(listener, router, shutdown) => Ok(()),
+            () = caller.broken() => Err(anyhow::anyhow!("the reply subscription ended; this process must be restarted")),
+            () = announce => Ok(()),
+        };
+        background.cancel();
+        served
+    };
+    let (served, (), (), ()) = tokio::join!(
+        serve,
+        directory.follow(Arc::clone(&keys), background.clone()),
+        health::watch_dependencies(caller.clone(), dependencies, background.clone()),
+        admin.serve(readiness, background.clone())
+    );
+    connection.close().await;
+    served
+}
+
+fn router(gateway: Arc<Gateway>, readiness: Readiness, health: Health) -> Router {
+    let jwks = {
+        let gateway = Arc::clone(&gateway);
+        move || std::future::ready(jwks(gateway.verifier.keys()))
+    };
+    Router::new()
+        .merge(routes::auth::routes())
+        .merge(routes::events::routes())
+        .with_state(gateway)
+        .route("/.well-known/jwks.json", get(jwks))
+        .route("/health", get(move || std::future::ready(health.body())))
+        .merge(ops::health_routes(readiness))
+        .merge(documents::routes())
+}
+
+fn jwks(keys: &PublicKeys) -> axum::response::Response {
+    if !keys.are_known() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let headers = [
+        (header::CONTENT_TYPE, "application/jwk-set+json"),
+        (header::CACHE_CONTROL, JWKS_CACHE),
+    ];
+    (headers, keys.document()).into_response()
+}

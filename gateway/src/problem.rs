@@ -1,0 +1,62 @@
+//! Failures over HTTP: carried as a [`Problem`], rendered once, at the edge, with the request's ids.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use shared::contract::failure::PROBLEM_JSON;
+use shared::contract::{Problem, ProblemType};
+
+use crate::edge::RequestIds;
+
+/// A failure on its way to the edge.
+#[derive(Debug, Clone)]
+pub(crate) struct Failed(pub(crate) Problem);
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Gives every failed response its body. What already is a problem, sent by a worker, stays.
+pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
+    let carried = response
+        .extensions_mut()
+        .remove::<Failed>()
+        .map(|failed| failed.0);
+    // The router itself answers only this, with the `Allow` header it must keep.
+    let missed = (response.status() == StatusCode::METHOD_NOT_ALLOWED).then(|| {
+        Problem::new(
+            ProblemType::MethodNotAllowed,
+            "use one of the methods in the header Allow",
+        )
+    });
+    if let Some(problem) = carried.or(missed) {
+        let body = problem.body(&ids.correlation_id, ids.trace).to_json();
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        *response.body_mut() = body.into();
+    }
+    let further = match response.status() {
+        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer realm=\"eventboard\"")),
+        StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "1")),
+        _ => None,
+    };
+    if let Some((name, value)) = further {
+        response
+            .headers_mut()
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
+    response
+}

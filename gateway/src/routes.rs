@@ -1,0 +1,145 @@
+//! One generic handler for every operation: an HTTP request becomes one message, its reply the response.
+
+pub(crate) mod auth;
+pub(crate) mod events;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, RawPathParams, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use bytes::Bytes;
+use shared::contract::failure::PROBLEM_JSON;
+use shared::contract::{
+    Access, Description, Method, Operation, Problem, ProblemType, RequestDecoder, Timestamp,
+};
+use shared::identity::Verifier;
+use shared::messaging::{Call, Caller, Reply};
+use tokio::time::Instant;
+
+use crate::edge::RequestIds;
+use crate::extract;
+use crate::problem::Failed;
+
+/// What every route needs.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) caller: Caller,
+    pub(crate) verifier: Verifier,
+}
+
+/// The route of one operation.
+pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
+    let filter = match O::ROUTE.method {
+        Method::Get => MethodFilter::GET,
+        Method::Post => MethodFilter::POST,
+        Method::Patch => MethodFilter::PATCH,
+        Method::Delete => MethodFilter::DELETE,
+    };
+    let (decoder, description) = (
+        Arc::new(RequestDecoder::<O::Request>::new()),
+        Arc::new(Description::of::<O>()),
+    );
+    let handler = move |State(gateway): State<Arc<Gateway>>,
+                        Extension(ids): Extension<RequestIds>,
+                        params: Result<RawPathParams, axum::extract::rejection::RawPathParamsRejection>,
+                        request: Request| {
+        let (decoder, description) = (Arc::clone(&decoder), Arc::clone(&description));
+        async move {
+            // A path that is no UTF-8 names nothing.
+            let params = params.map_err(|_| Problem::new(ProblemType::NotFound, "there is no such route"))?;
+            let id = params
+                .iter()
+                .find(|(name, _)| *name == "id")
+                .map(|(_, value)| value.to_owned());
+            forward::<O>(&gateway, &decoder, &description, ids, id, request)
+                .await
+                .map_err(Failed)
+        }
+    };
+    Router::new().route(O::ROUTE.path, on(filter, handler))
+}
+
+async fn forward<O: Operation>(
+    gateway: &Gateway,
+    decoder: &RequestDecoder<O::Request>,
+    description: &Description,
+    ids: RequestIds,
+    id: Option<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let deadline = Instant::now() + O::DEADLINE;
+    let (parts, body) = request.into_parts();
+    let authorization =
+        extract::authorization(&parts.headers, O::ACCESS, &gateway.verifier, Timestamp::now())?;
+    extract::accepts_json(&parts.headers)?;
+    let value = extract::request::<O>(decoder, &parts, body, id).await?;
+    let call = Call {
+        correlation_id: ids.correlation_id,
+        trace: ids.trace,
+        deadline,
+        authorization,
+        idempotency_key: extract::idempotency_key(&parts.headers)?,
+        if_match: extract::precondition(&parts.headers, &header::IF_MATCH)?,
+        if_none_match: extract::precondition(&parts.headers, &header::IF_NONE_MATCH)?,
+    };
+    let payload = Bytes::from(serde_json::to_vec(&value).map_err(|error| Problem::internal(&error))?);
+    let reply = gateway
+        .caller
+        .call(description, &call, payload)
+        .await
+        .map_err(|error| {
+            tracing::warn!(%error, subject = O::SUBJECT, "no answer from the worker");
+            error.into_problem(O::REPEAT)
+        })?;
+    let next_page = (reply.status == 200)
+        .then(|| O::next_cursor(&reply.body))
+        .flatten();
+    let link =
+        next_page.map(|cursor| next_link(parts.uri.path(), parts.uri.query().unwrap_or_default(), &cursor));
+    Ok(respond(reply, O::ACCESS, O::SUBJECT, link))
+}
+
+/// `Link: …; rel="next"` (RFC 8288): the same query, continued at `cursor`.
+fn next_link(path: &str, query: &str, cursor: &str) -> String {
+    let mut next = form_urlencoded::Serializer::new(String::new());
+    let kept =
+        form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "cursor" && name != "page");
+    next.extend_pairs(kept).append_pair("cursor", cursor);
+    format!("<{path}?{}>; rel=\"next\"", next.finish())
+}
+
+fn respond(reply: Reply, access: Access, subject: &str, link: Option<String>) -> Response {
+    let Ok(status) = StatusCode::from_u16(reply.status) else {
+        return Failed(Problem::new(
+            ProblemType::MalformedReply,
+            "the worker's answer is incomplete",
+        ))
+        .into_response();
+    };
+    let has_body = !reply.body.is_empty();
+    let mut response = (status, Body::from(reply.body)).into_response();
+    let mut set = |name: HeaderName, value: Option<&str>| {
+        if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    let failed = status.is_client_error() || status.is_server_error();
+    set(
+        header::CONTENT_TYPE,
+        has_body.then_some(if failed { PROBLEM_JSON } else { "application/json" }),
+    );
+    // Answers with tokens in them must not be kept by anybody.
+    let private = access != Access::Public && !subject.starts_with("auth.");
+    set(
+        header::CACHE_CONTROL,
+        Some(if private { "private, no-cache" } else { "no-store" }),
+    );
+    set(header::ETAG, reply.etag.as_deref());
+    set(header::LOCATION, reply.location.as_deref());
+    set(header::LINK, link.as_deref());
+    response
+}

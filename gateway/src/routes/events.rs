@@ -1,0 +1,25 @@
+//! `/events` and below.
+
+use std::sync::Arc;
+
+use axum::Router;
+use shared::contract::events::{
+    Approve, Create, Delete, Get, History, List, Reject, Submit, Update, Withdraw,
+};
+
+use super::{Gateway, operation};
+
+/// Every route of the events service.
+pub(crate) fn routes() -> Router<Arc<Gateway>> {
+    Router::new()
+        .merge(operation::<Create>())
+        .merge(operation::<List>())
+        .merge(operation::<Get>())
+        .merge(operation::<Update>())
+        .merge(operation::<Delete>())
+        .merge(operation::<Submit>())
+        .merge(operation::<Withdraw>())
+        .merge(operation::<Approve>())
+        .merge(operation::<Reject>())
+        .merge(operation::<History>())
+}

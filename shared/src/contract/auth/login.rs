@@ -1,0 +1,63 @@
+//! `auth.login`: an e-mail address and a password for a session.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Email, MAX_AUTH_BODY, Secret, SignedIn};
+use crate::contract::{
+    Access, Method, Operation, OperationError, Problem, ProblemType, Repeat, Request, Route,
+};
+
+/// Signs a user in.
+pub enum Login {}
+
+/// The credentials.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoginRequest {
+    /// The account's address.
+    pub email: Email,
+    /// The account's password.
+    #[schema(value_type = String, min_length = 1, max_length = 128, format = Password)]
+    pub password: Secret,
+}
+
+impl Request for LoginRequest {}
+
+/// Why login was refused. One variant for every cause: an answer tells nobody which accounts exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginError {
+    /// Unknown address or wrong password.
+    InvalidCredentials,
+}
+
+impl OperationError for LoginError {
+    const PROBLEMS: &'static [ProblemType] = &[ProblemType::InvalidCredentials];
+
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::InvalidCredentials => Problem::new(
+                ProblemType::InvalidCredentials,
+                "the e-mail address or the password is wrong",
+            ),
+        }
+    }
+}
+
+impl Operation for Login {
+    const SUBJECT: &'static str = "auth.login";
+    const ROUTE: Route = Route {
+        method: Method::Post,
+        path: "/auth/login",
+    };
+    const SUMMARY: &'static str = "Sign in";
+    const ACCESS: Access = Access::Public;
+    const DEADLINE: Duration = Duration::from_secs(5);
+    const REPEAT: Repeat = Repeat::Never;
+    const MAX_BODY: usize = MAX_AUTH_BODY;
+    type Request = LoginRequest;
+    type Response = SignedIn;
+    type Error = LoginError;
+}

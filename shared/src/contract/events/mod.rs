@@ -1,0 +1,254 @@
+//! Operations and types of the events service.
+
+mod approve;
+mod create;
+mod delete;
+mod get;
+mod history;
+mod list;
+mod reject;
+mod submit;
+mod update;
+mod withdraw;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::auth::{OrganizationId, UnknownName, UserId, id};
+use super::{EntityTag, OperationError, Problem, ProblemType, Request, Response, Timestamp};
+
+pub use approve::Approve;
+pub use create::{Create, CreateRequest};
+pub use delete::Delete;
+pub use get::{Get, GetError};
+pub use history::{History, HistoryEntry, HistoryError, HistoryPage};
+pub use list::{EventPage, List, ListError, ListRequest, MAX_PAGE_DEPTH, PageMeta, SortBy, SortOrder};
+pub use reject::{Reject, RejectRequest};
+pub use submit::Submit;
+pub use update::{Update, UpdateError, UpdateRequest};
+pub use withdraw::Withdraw;
+
+crate::service! {
+    /// Everything the events worker must answer.
+    EventHandlers, "events",
+    [Create, List, Get, Update, Delete, Submit, Withdraw, Approve, Reject, History]
+}
+
+id! {
+    /// An event.
+    EventId
+}
+
+/// Where an event stands in moderation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum EventStatus {
+    /// Being written; only its creator and moderators see it.
+    Draft,
+    /// Waiting for a decision.
+    Submitted,
+    /// Published to the organisation.
+    Approved,
+    /// Refused, with a reason; its creator may edit and submit it again.
+    Rejected,
+}
+
+impl EventStatus {
+    /// Every status, in the order of the type.
+    pub const ALL: [Self; 4] = [Self::Draft, Self::Submitted, Self::Approved, Self::Rejected];
+
+    /// The status as it stands in JSON and rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Draft => "DRAFT",
+            Self::Submitted => "SUBMITTED",
+            Self::Approved => "APPROVED",
+            Self::Rejected => "REJECTED",
+        }
+    }
+}
+
+impl FromStr for EventStatus {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or(UnknownName)
+    }
+}
+
+/// What was done to an event, as its history and its domain events name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HistoryAction {
+    /// Written down for the first time.
+    Created,
+    /// Edited.
+    Updated,
+    /// Handed in for a decision.
+    Submitted,
+    /// Taken back by its creator.
+    Withdrawn,
+    /// Published.
+    Approved,
+    /// Refused.
+    Rejected,
+    /// Removed.
+    Deleted,
+}
+
+impl HistoryAction {
+    /// Every action.
+    pub const ALL: [Self; 7] = [
+        Self::Created,
+        Self::Updated,
+        Self::Submitted,
+        Self::Withdrawn,
+        Self::Approved,
+        Self::Rejected,
+        Self::Deleted,
+    ];
+
+    /// The action as it stands in JSON and rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Submitted => "submitted",
+            Self::Withdrawn => "withdrawn",
+            Self::Approved => "approved",
+            Self::Rejected => "rejected",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+impl FromStr for HistoryAction {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        Self::ALL
+            .into_iter()
+            .find(|action| action.as_str() == text)
+            .ok_or(UnknownName)
+    }
+}
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// The event's id.
+    pub id: EventId,
+    /// One line.
+    pub title: String,
+    /// Several lines.
+    pub description: String,
+    /// Where, if anywhere.
+    pub location: Option<String>,
+    /// When it begins.
+    pub start_date: Timestamp,
+    /// When it ends; after it begins.
+    pub end_date: Timestamp,
+    /// Where it stands in moderation.
+    pub status: EventStatus,
+    /// Why it was refused, while it is.
+    pub rejection_reason: Option<String>,
+    /// The organisation it belongs to.
+    pub organization_id: OrganizationId,
+    /// Who wrote it.
+    pub created_by_id: UserId,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Counts its changes from 1; the number in its `ETag`.
+    pub version: i64,
+}
+
+impl Response for Event {
+    fn etag(&self) -> Option<EntityTag> {
+        Some(EntityTag(self.version))
+    }
+}
+
+/// Names one event.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventRequest {
+    /// The event's id. What is no UUID names no event.
+    #[schema(max_length = 256)]
+    pub id: String,
+}
+
+impl Request for EventRequest {}
+
+/// Why a change to an existing event was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangeError {
+    /// Absent, of another organisation, or not visible to the caller.
+    NotFound,
+    /// Role or ownership forbids it, whatever the status.
+    NotAllowed(&'static str),
+    /// The status forbids it.
+    WrongState {
+        /// What was asked for, as a verb.
+        action: &'static str,
+        /// Where the event stands.
+        status: EventStatus,
+    },
+    /// The event is not the version named in `If-Match`.
+    VersionMismatch(EntityTag),
+}
+
+impl OperationError for ChangeError {
+    const PROBLEMS: &'static [ProblemType] = &[
+        ProblemType::Forbidden,
+        ProblemType::NotFound,
+        ProblemType::WrongState,
+        ProblemType::PreconditionFailed,
+    ];
+
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::NotFound => event_not_found(),
+            Self::NotAllowed(why) => Problem::new(ProblemType::Forbidden, why),
+            Self::WrongState { action, status } => Problem::new(
+                ProblemType::WrongState,
+                format!("cannot {action} an event that is {}", status.as_str()),
+            ),
+            Self::VersionMismatch(current) => Problem::new(
+                ProblemType::PreconditionFailed,
+                format!("the event has changed; its current ETag is {current}"),
+            ),
+        }
+    }
+}
+
+fn event_not_found() -> Problem {
+    Problem::new(
+        ProblemType::NotFound,
+        "there is no such event, or you may not see it",
+    )
+}
+
+impl fmt::Display for EventStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names that a request schema must not leave to serde: `null` and "absent" differ in a PATCH.
+pub(crate) fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Some)
+}

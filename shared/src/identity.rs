@@ -1,0 +1,286 @@
+//! Access tokens: the claims, the public keys, and the one function that verifies a caller.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use quick_cache::sync::Cache;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+use crate::contract::auth::{OrganizationId, Role, SessionId, UserId};
+use crate::contract::{Principal, Timestamp};
+
+/// `iss` of every access token.
+pub const ISSUER: &str = "eventboard";
+/// `aud` of every access token.
+pub const AUDIENCE: &str = "eventboard";
+/// `typ` of every access token (RFC 9068).
+pub const TOKEN_TYPE: &str = "at+jwt";
+/// How long an access token is valid, in seconds.
+pub const ACCESS_TOKEN_SECONDS: i64 = 15 * 60;
+
+/// The longest accepted token, in bytes.
+const MAX_TOKEN: usize = 4096;
+/// How far the clocks of two machines may differ, in seconds.
+const LEEWAY: i64 = 5;
+/// Verified tokens kept, at about 200 bytes each.
+const CACHED_TOKENS: usize = 10_000;
+
+/// The claims of an access token (RFC 9068, without `client_id`: there is one client).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccessClaims {
+    /// Issuer.
+    pub iss: String,
+    /// Audience.
+    pub aud: String,
+    /// The user.
+    pub sub: UserId,
+    /// The organisation.
+    pub org: OrganizationId,
+    /// The role within it.
+    pub role: Role,
+    /// The session.
+    pub sid: SessionId,
+    /// The user's address.
+    pub email: String,
+    /// Issued at, Unix seconds.
+    pub iat: i64,
+    /// Not before, Unix seconds.
+    pub nbf: i64,
+    /// Expires at, Unix seconds.
+    pub exp: i64,
+    /// The token's own id.
+    pub jti: Uuid,
+}
+
+/// The keys that currently verify access tokens, as one process knows them.
+#[derive(Debug)]
+pub struct PublicKeys {
+    current: watch::Sender<Arc<KeySet>>,
+    refresh: Notify,
+}
+
+#[derive(Default)]
+struct KeySet {
+    generation: u64,
+    document: String,
+    keys: HashMap<String, DecodingKey>,
+}
+
+impl std::fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeySet").field("kids", &self.keys.keys()).finish()
+    }
+}
+
+/// Why a JWKS document was not taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    /// Not a JWKS document (RFC 7517).
+    #[error("the document is no JWKS")]
+    Malformed,
+    /// No key of the kind tokens are signed with.
+    #[error("the JWKS has no usable Ed25519 key")]
+    NoUsableKey,
+}
+
+impl PublicKeys {
+    /// No keys yet.
+    pub fn unknown() -> Arc<Self> {
+        Arc::new(Self {
+            current: watch::Sender::new(Arc::default()),
+            refresh: Notify::new(),
+        })
+    }
+
+    /// Takes over a JWKS document; the same document again changes nothing.
+    ///
+    /// # Errors
+    /// [`KeySetError`]; the keys known before stay in force.
+    pub fn replace(&self, document: &str) -> Result<(), KeySetError> {
+        let known = Arc::clone(&self.current.borrow());
+        if known.document == document {
+            return Ok(());
+        }
+        let set: JwkSet = serde_json::from_str(document).map_err(|_| KeySetError::Malformed)?;
+        let keys: HashMap<String, DecodingKey> = set
+            .keys
+            .iter()
+            .filter(|jwk| jwk.common.key_algorithm == Some(jsonwebtoken::jwk::KeyAlgorithm::EdDSA))
+            .filter_map(|jwk| Some((jwk.common.key_id.clone()?, DecodingKey::from_jwk(jwk).ok()?)))
+            .collect();
+        if keys.is_empty() {
+            return Err(KeySetError::NoUsableKey);
+        }
+        let next = KeySet {
+            generation: known.generation + 1,
+            document: document.to_owned(),
+            keys,
+        };
+        self.current.send_replace(Arc::new(next));
+        Ok(())
+    }
+
+    /// Whether any key is known.
+    pub fn are_known(&self) -> bool {
+        !self.current.borrow().keys.is_empty()
+    }
+
+    /// Waits until a key is known.
+    pub async fn known(&self) {
+        let mut current = self.current.subscribe();
+        // Fails only when the sender is gone, and `self` holds it.
+        let _ = current.wait_for(|set| !set.keys.is_empty()).await;
+    }
+
+    /// The JWKS document; empty until a key is known.
+    pub fn document(&self) -> String {
+        self.current.borrow().document.clone()
+    }
+
+    /// Waits until somebody met a key id that is not known.
+    pub async fn refresh_requested(&self) {
+        self.refresh.notified().await;
+    }
+}
+
+/// Why a token was not accepted. The client is told one sentence for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a JWT, or larger than 4 KiB.
+    #[error("not a JWT")]
+    Malformed,
+    /// A header that could steer verification (`jku`, `jwk`, `x5u`, `crit` …), or another `typ` or `alg`.
+    #[error("the token's header is not acceptable")]
+    Header,
+    /// Signed by a key that is not known.
+    #[error("the token's key is not known")]
+    UnknownKey,
+    /// The signature does not verify.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// A claim is missing, of the wrong type or of the wrong value.
+    #[error("the token's claims are not acceptable")]
+    Claims,
+    /// The token is too old or not valid yet.
+    #[error("the token has expired or is not valid yet")]
+    Time,
+}
+
+/// Verifies access tokens against the known keys, remembering those it has verified.
+#[derive(Debug)]
+pub struct Verifier {
+    keys: Arc<PublicKeys>,
+    verified: Cache<[u8; 32], (u64, Principal)>,
+}
+
+impl Verifier {
+    /// A verifier that trusts `keys`.
+    pub fn new(keys: Arc<PublicKeys>) -> Self {
+        Self {
+            keys,
+            verified: Cache::new(CACHED_TOKENS),
+        }
+    }
+
+    /// The keys this verifier trusts.
+    pub fn keys(&self) -> &Arc<PublicKeys> {
+        &self.keys
+    }
+
+    /// Verifies the value of an `Authorization` header and returns the caller.
+    ///
+    /// # Errors
+    /// [`TokenError`]; a scheme other than `Bearer` counts as malformed.
+    pub fn verify_authorization(&self, value: &str, now: Timestamp) -> Result<Principal, TokenError> {
+        let (scheme, token) = value.split_once(' ').ok_or(TokenError::Malformed)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(TokenError::Malformed);
+        }
+        self.verify_access(token.trim(), now)
+    }
+
+    /// Verifies an access token: header, key, signature, every claim, every time.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn verify_access(&self, token: &str, now: Timestamp) -> Result<Principal, TokenError> {
+        if token.len() > MAX_TOKEN {
+            return Err(TokenError::Malformed);
+        }
+        let set = Arc::clone(&self.keys.current.borrow());
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        if let Some((generation, principal)) = self.verified.get(&digest)
+            && generation == set.generation
+        {
+            let alive = now.unix_seconds() < principal.expires_at.unix_seconds() + LEEWAY;
+            return if alive {
+                Ok(principal)
+            } else {
+                Err(TokenError::Time)
+            };
+        }
+        let principal = self.verify_uncached(&set, token, now)?;
+        self.verified.insert(digest, (set.generation, principal.clone()));
+        Ok(principal)
+    }
+
+    fn verify_uncached(&self, set: &KeySet, token: &str, now: Timestamp) -> Result<Principal, TokenError> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
+        let steering = header.jku.is_some()
+            || header.jwk.is_some()
+            || header.x5u.is_some()
+            || header.x5c.is_some()
+            || header.crit.is_some()
+            || header.cty.is_some()
+            || header.zip.is_some()
+            || header.enc.is_some();
+        if steering || header.alg != Algorithm::EdDSA || header.typ.as_deref() != Some(TOKEN_TYPE) {
+            return Err(TokenError::Header);
+        }
+        let kid = header.kid.ok_or(TokenError::Header)?;
+        let Some(key) = set.keys.get(&kid) else {
+            self.keys.refresh.notify_one();
+            return Err(TokenError::UnknownKey);
+        };
+        // Times and names are judged below, with the caller's clock and without the crate's defaults.
+        let mut signature_only = Validation::new(Algorithm::EdDSA);
+        signature_only.validate_exp = false;
+        signature_only.validate_nbf = false;
+        signature_only.validate_aud = false;
+        signature_only.required_spec_claims.clear();
+        let claims = jsonwebtoken::decode::<AccessClaims>(token, key, &signature_only)
+            .map_err(|error| match error.kind() {
+                jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::Signature,
+                _ => TokenError::Claims,
+            })?
+            .claims;
+        judge(&claims, now)
+    }
+}
+
+fn judge(claims: &AccessClaims, now: Timestamp) -> Result<Principal, TokenError> {
+    if claims.iss != ISSUER || claims.aud != AUDIENCE {
+        return Err(TokenError::Claims);
+    }
+    let seconds = now.unix_seconds();
+    let lifetime = claims.exp.checked_sub(claims.iat).ok_or(TokenError::Time)?;
+    let begun = claims.iat <= seconds + LEEWAY && claims.nbf <= seconds + LEEWAY;
+    if !begun
+        || seconds >= claims.exp.saturating_add(LEEWAY)
+        || !(1..=ACCESS_TOKEN_SECONDS).contains(&lifetime)
+    {
+        return Err(TokenError::Time);
+    }
+    Ok(Principal {
+        user_id: claims.sub,
+        organization_id: claims.org,
+        role: claims.role,
+        session_id: claims.sid,
+        expires_at: Timestamp::from_unix_millis(claims.exp.saturating_mul(1000)).ok_or(TokenError::Time)?,
+    })
+}

@@ -1,0 +1,10 @@
+//! What every EventBoard service shares: the contract, the message path, identity and the runtime around them.
+
+pub mod contract;
+pub mod demo;
+pub mod http;
+pub mod identity;
+pub mod messaging;
+pub mod ops;
+pub mod settings;
+pub mod telemetry;

@@ -1,0 +1,244 @@
+//! The calling side: one operation becomes one request message with its ids, deadline and credentials.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::multiplexer::{Multiplexer, NoReply};
+use super::{Connection, headers};
+use crate::contract::{
+    CorrelationId, Description, IdempotencyKey, Outcome, Problem, ProblemType, Repeat, Timestamp,
+    TraceContext,
+};
+
+/// Calls operations over the broker.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    connection: Connection,
+    replies: Arc<Multiplexer>,
+}
+
+/// What accompanies one call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Found on every log line of the request.
+    pub correlation_id: CorrelationId,
+    /// The caller's span.
+    pub trace: TraceContext,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// The client's `Authorization` value, already verified.
+    pub authorization: Option<String>,
+    /// The client's key.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// The client's `If-Match` value.
+    pub if_match: Option<String>,
+    /// The client's `If-None-Match` value.
+    pub if_none_match: Option<String>,
+}
+
+/// A worker's answer, good or bad.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON, or problem+json from 400 on.
+    pub body: Bytes,
+    /// The representation's validator.
+    pub etag: Option<String>,
+    /// The path of a newly created resource.
+    pub location: Option<String>,
+}
+
+/// Why a call got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// There is no connection; nothing was sent.
+    #[error("not connected to the broker")]
+    NotConnected,
+    /// Nobody listens; nothing ran.
+    #[error("no worker listens")]
+    NoResponders,
+    /// The message is larger than the broker takes; nothing was sent.
+    #[error("the message is larger than the broker takes")]
+    TooLarge,
+    /// No answer before the deadline.
+    #[error("no answer before the deadline")]
+    TimedOut,
+    /// The connection broke while waiting.
+    #[error("the connection broke while waiting")]
+    ConnectionLost,
+    /// The answer lacks what every answer has.
+    #[error("the answer cannot be understood")]
+    MalformedReply,
+}
+
+impl CallError {
+    /// The problem this failure becomes, for an operation with this repeat rule.
+    pub fn into_problem(self, repeat: Repeat) -> Problem {
+        let after_delivery = match repeat {
+            Repeat::Safe => Outcome::None,
+            Repeat::WithKey | Repeat::Never => Outcome::Unknown,
+        };
+        match self {
+            Self::NotConnected => Problem::new(ProblemType::Unavailable, "the broker cannot be reached"),
+            Self::NoResponders => {
+                Problem::new(ProblemType::Unavailable, "no worker is running for this request")
+            }
+            Self::TooLarge => Problem::new(
+                ProblemType::PayloadTooLarge,
+                "the request is too large to be forwarded",
+            ),
+            Self::TimedOut => {
+                Problem::new(ProblemType::DeadlineExceeded, "the worker did not answer in time")
+                    .with_outcome(after_delivery)
+            }
+            Self::ConnectionLost => Problem::new(
+                ProblemType::ConnectionLost,
+                "the broker was lost while the worker was working",
+            )
+            .with_outcome(after_delivery),
+            Self::MalformedReply => {
+                Problem::new(ProblemType::MalformedReply, "the worker's answer is incomplete")
+                    .with_outcome(after_delivery)
+            }
+        }
+    }
+}
+
+impl Caller {
+    /// Starts listening for replies.
+    ///
+    /// # Errors
+    /// When the inbox cannot be subscribed to.
+    pub async fn start(connection: Connection) -> Result<Self, async_nats::SubscribeError> {
+        let replies = Arc::new(Multiplexer::start(&connection).await?);
+        Ok(Self { connection, replies })
+    }
+
+    /// Resolves when this caller can never receive a reply again, which needs a new process.
+    pub async fn broken(&self) {
+        self.replies.ended().await;
+    }
+
+    /// Whether a call can be made now.
+    pub fn is_ready(&self) -> bool {
+        self.connection.is_connected() && self.replies.is_alive()
+    }
+
+    /// Calls that wait for a reply.
+    pub fn in_flight(&self) -> usize {
+        self.replies.waiting()
+    }
+
+    /// Sends one request and waits for its reply until `call.deadline`.
+    ///
+    /// # Errors
+    /// [`CallError`], which says whether anything can have run.
+    pub async fn call(
+        &self,
+        operation: &Description,
+        call: &Call,
+        payload: Bytes,
+    ) -> Result<Reply, CallError> {
+        // The library would queue the message and send it after we had given up.
+        if !self.is_ready() {
+            return Err(CallError::NotConnected);
+        }
+        if payload.len() > self.connection.client().server_info().max_payload {
+            return Err(CallError::TooLarge);
+        }
+        let mut pending = self.replies.register();
+        let headers = request_headers(call, Timestamp::now(), Instant::now());
+        let exchange = async {
+            self.connection
+                .client()
+                .publish_with_reply_and_headers(operation.subject, pending.inbox.clone(), headers, payload)
+                .await
+                .map_err(|_| CallError::NotConnected)?;
+            pending.reply().await.map_err(|error| match error {
+                NoReply::NoResponders => CallError::NoResponders,
+                NoReply::ConnectionLost => CallError::ConnectionLost,
+            })
+        };
+        // Also bounds the hand-over: a full command channel blocks for as long as the broker stalls.
+        let message = tokio::time::timeout_at(call.deadline, exchange)
+            .await
+            .map_err(|_| CallError::TimedOut)??;
+        read_reply(message)
+    }
+
+    /// Asks every instance of `service` to answer, and returns how long the first one took.
+    pub async fn ping(&self, service: &str, timeout: Duration) -> Option<Duration> {
+        if !self.is_ready() {
+            return None;
+        }
+        let begun = Instant::now();
+        let mut pending = self.replies.register();
+        let exchange = async {
+            let subject = format!("$SRV.PING.{service}");
+            let sent = self
+                .connection
+                .client()
+                .publish_with_reply(subject, pending.inbox.clone(), Bytes::new())
+                .await;
+            sent.is_ok() && pending.reply().await.is_ok()
+        };
+        let answered = tokio::time::timeout(timeout, exchange).await.unwrap_or(false);
+        answered.then(|| begun.elapsed())
+    }
+}
+
+fn request_headers(call: &Call, now: Timestamp, instant: Instant) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    let mut set = |name, value: &str| headers::set(&mut map, name, value);
+    let budget =
+        i64::try_from(call.deadline.saturating_duration_since(instant).as_millis()).unwrap_or(i64::MAX);
+    set(headers::CORRELATION_ID, call.correlation_id.as_str());
+    set(headers::TRACEPARENT, &call.trace.to_string());
+    set(
+        headers::BAGGAGE,
+        &format!("correlation_id={}", call.correlation_id),
+    );
+    set(headers::BUDGET, &budget.to_string());
+    set(
+        headers::DEADLINE,
+        &now.unix_millis().saturating_add(budget).to_string(),
+    );
+    let optional = [
+        (headers::AUTHORIZATION, call.authorization.clone()),
+        (
+            headers::IDEMPOTENCY_KEY,
+            call.idempotency_key.as_ref().map(IdempotencyKey::to_header),
+        ),
+        (headers::IF_MATCH, call.if_match.clone()),
+        (headers::IF_NONE_MATCH, call.if_none_match.clone()),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            set(name, &value);
+        }
+    }
+    map
+}
+
+fn read_reply(message: Message) -> Result<Reply, CallError> {
+    let map = message.headers.as_ref();
+    let value = |name| headers::single(map, name).map_err(|_| CallError::MalformedReply);
+    let status = match value(headers::STATUS)? {
+        Some(status) => Some(status),
+        None => value(headers::ERROR_CODE)?,
+    };
+    let status = status
+        .and_then(|status| status.parse::<u16>().ok())
+        .filter(|status| (200..600).contains(status));
+    Ok(Reply {
+        status: status.ok_or(CallError::MalformedReply)?,
+        etag: value(headers::ETAG)?.map(str::to_owned),
+        location: value(headers::LOCATION)?.map(str::to_owned),
+        body: message.payload,
+    })
+}

@@ -1,0 +1,133 @@
+//! One connection to the broker, and what is known about it at any moment.
+
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event};
+use rand::RngExt;
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+
+use crate::settings::NatsSettings;
+
+/// Messages a subscription may hold before the library drops them; far above every in-flight limit.
+const SUBSCRIPTION_CAPACITY: usize = 4096;
+/// The longest wait between two attempts to reconnect.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+
+/// A connection that reconnects by itself. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    client: Client,
+    losses: watch::Receiver<u64>,
+}
+
+/// Why no connection could be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The credentials file cannot be read or used.
+    #[error("the NATS credentials file cannot be used: {0}")]
+    Credentials(#[source] std::io::Error),
+    /// The broker refused the connection for good, or an address is malformed.
+    #[error("cannot connect to NATS: {0}")]
+    Refused(#[from] async_nats::ConnectError),
+}
+
+impl Connection {
+    /// Connects as `name`, which also names the private inbox prefix `_INBOX_<name>`.
+    ///
+    /// Waits for a broker that is not up yet.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn open(settings: &NatsSettings, name: &str) -> Result<Self, ConnectError> {
+        let (lost, losses) = watch::channel(0);
+        let (up, mut connected) = watch::channel(false);
+        let mut options = ConnectOptions::new()
+            .name(format!("eventboard-{name}"))
+            .custom_inbox_prefix(format!("_INBOX_{name}"))
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            .ping_interval(Duration::from_secs(10))
+            .connection_timeout(Duration::from_secs(5))
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(move |event| {
+                observe(&event, &lost, &up);
+                std::future::ready(())
+            });
+        if let (Some(user), Some(password)) = (&settings.user, settings.password()) {
+            options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
+        }
+        if let Some(path) = &settings.creds {
+            options = options
+                .credentials_file(path)
+                .await
+                .map_err(ConnectError::Credentials)?;
+        }
+        if let Some(path) = &settings.ca {
+            options = options.add_root_certificates(path.clone()).require_tls(true);
+        }
+        let client = options.connect(settings.url.as_str()).await?;
+        // Fails only when the callback is gone, and the client holds it.
+        let _ = connected.wait_for(|up| *up).await;
+        Ok(Self { client, losses })
+    }
+
+    /// Whether the link is up now. `true` is no promise: a link can break without a sound.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// The library's client, for this module's siblings only.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Counts how often the link was lost; changes the moment it is.
+    pub(super) fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.clone()
+    }
+
+    /// Sends what is buffered, and closes the connection once it is sent.
+    pub async fn close(self) {
+        if let Err(error) = self.client.flush().await {
+            tracing::warn!(%error, "could not flush the NATS connection");
+        }
+        if let Err(error) = self.client.drain().await {
+            tracing::warn!(%error, "could not drain the NATS connection");
+        }
+    }
+}
+
+/// Half fixed, half random: a restarted broker is not met by every client at the same moment.
+fn reconnect_delay(attempt: usize) -> Duration {
+    if attempt <= 1 {
+        return Duration::from_millis(rand::rng().random_range(0..20));
+    }
+    let exponent = u32::try_from(attempt.min(8)).unwrap_or(8);
+    let ceiling = Duration::from_millis(10)
+        .saturating_mul(2_u32.pow(exponent))
+        .min(MAX_RECONNECT_DELAY);
+    ceiling / 2 + ceiling.mul_f64(rand::rng().random_range(0.0..0.5))
+}
+
+/// Runs on the connection's own task, so it never waits.
+fn observe(event: &Event, lost: &watch::Sender<u64>, up: &watch::Sender<bool>) {
+    match event {
+        Event::Connected => {
+            up.send_replace(true);
+            tracing::info!("connected to NATS");
+        }
+        Event::Disconnected => {
+            lost.send_modify(|losses| *losses += 1);
+            tracing::warn!("lost the connection to NATS");
+        }
+        Event::SlowConsumer(subscription) => {
+            tracing::error!(subscription, "a subscription overflowed; messages were dropped");
+        }
+        Event::ServerError(error) => tracing::error!(%error, "NATS refused something"),
+        Event::ClientError(error) => tracing::error!(%error, "NATS connection error"),
+        Event::LameDuckMode | Event::Draining | Event::Closed => tracing::info!(%event, "NATS connection"),
+    }
+}

@@ -1,0 +1,88 @@
+//! Every header name of the message contract, once, and how headers are read and written.
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::contract::{Problem, ProblemType};
+
+/// The id a request is found by.
+pub const CORRELATION_ID: &str = "X-Correlation-ID";
+/// The client's name for one intended write.
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// The caller's bearer token.
+pub const AUTHORIZATION: &str = "Authorization";
+/// W3C Trace Context.
+pub const TRACEPARENT: &str = "traceparent";
+/// W3C Baggage; holds the correlation id only.
+pub const BAGGAGE: &str = "baggage";
+/// Milliseconds the caller still waits.
+pub const BUDGET: &str = "X-Budget-Ms";
+/// The Unix time in milliseconds at which the caller stops waiting.
+pub const DEADLINE: &str = "X-Deadline-Ms";
+/// The version the client believes it is changing.
+pub const IF_MATCH: &str = "If-Match";
+/// The versions the client already holds.
+pub const IF_NONE_MATCH: &str = "If-None-Match";
+/// The HTTP status of a successful reply.
+pub const STATUS: &str = "X-Status";
+/// The version of the representation in a reply.
+pub const ETAG: &str = "ETag";
+/// The path of a newly created resource.
+pub const LOCATION: &str = "Location";
+/// The media type of a failed reply's body.
+pub const CONTENT_TYPE: &str = "Content-Type";
+/// The status of a failed reply (ADR-32).
+pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
+/// The failure in one line (ADR-32).
+pub const ERROR: &str = "Nats-Service-Error";
+
+/// Reads the one value of `name`, in whatever case the sender wrote it.
+///
+/// # Errors
+/// A header that occurs twice, also in two spellings: which of them counts must not be a guess.
+pub fn single<'a>(headers: Option<&'a HeaderMap>, name: &str) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers
+        .into_iter()
+        .flat_map(HeaderMap::iter)
+        .filter(|(candidate, _)| AsRef::<str>::as_ref(*candidate).eq_ignore_ascii_case(name))
+        .flat_map(|(_, values)| values.iter());
+    let first = values.next().map(|value| value.as_str());
+    match values.next() {
+        None => Ok(first),
+        Some(_) => Err(Problem::new(
+            ProblemType::MalformedRequest,
+            format!("the header {name} occurs more than once"),
+        )),
+    }
+}
+
+/// Sets `name` to `value`. Line breaks become spaces: `HeaderMap::insert` would panic on them.
+pub fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    let value = value.replace(['\r', '\n'], " ");
+    if let Ok(value) = value.parse::<HeaderValue>() {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_in_any_case_and_never_guessed() {
+        let mut headers = HeaderMap::new();
+        set(&mut headers, CORRELATION_ID, "a");
+        headers.insert("x-correlation-id", "b");
+        assert!(single(Some(&headers), CORRELATION_ID).is_err());
+        let mut headers = HeaderMap::new();
+        headers.insert("IDEMPOTENCY-KEY", "k");
+        assert_eq!(single(Some(&headers), IDEMPOTENCY_KEY).unwrap(), Some("k"));
+        assert_eq!(single(None, IDEMPOTENCY_KEY).unwrap(), None);
+    }
+
+    #[test]
+    fn line_breaks_cannot_be_written() {
+        let mut headers = HeaderMap::new();
+        set(&mut headers, ERROR, "a\r\nX-Status: 200");
+        assert_eq!(single(Some(&headers), ERROR).unwrap(), Some("a  X-Status: 200"));
+    }
+}

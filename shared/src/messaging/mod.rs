@@ -1,0 +1,15 @@
+//! The message path: one connection, a caller with its own reply multiplexer, a server of NATS services.
+
+mod caller;
+mod connection;
+pub mod headers;
+mod key_directory;
+mod multiplexer;
+mod provision;
+mod server;
+
+pub use caller::{Call, CallError, Caller, Reply};
+pub use connection::{ConnectError, Connection};
+pub use key_directory::{KeyDirectory, KeyDirectoryError};
+pub use provision::{ProvisionError, provision};
+pub use server::{ServeError, Server};

@@ -1,0 +1,490 @@
+//! The serving side: a NATS service (ADR-32) whose endpoints are the operations of the contract.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::service::{Request, Service, ServiceExt};
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use futures_util::stream::SelectAll;
+use futures_util::{FutureExt, Stream, StreamExt};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::provision::assert_commands_uncovered;
+use super::{Connection, ProvisionError, headers};
+use crate::contract::failure::PROBLEM_JSON;
+use crate::contract::{
+    Access, Context, CorrelationId, Description, Endpoint, IdempotencyKey, Outcome, Precondition, Principal,
+    Problem, ProblemType, Repeat, Success, Timestamp, TraceContext,
+};
+use crate::identity::Verifier;
+
+/// Requests one worker works on at once; the next one is told at once that there is no room.
+const MAX_IN_FLIGHT: usize = 512;
+/// How long requests under way may take to end once the worker is asked to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the broker may take to put the service's subscriptions in force.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A sender whose clock is ahead by more than this cannot tell us its deadline.
+const MAX_CLOCK_SKEW_MS: i64 = 60_000;
+/// Every reply subject begins so: nobody can make a worker publish anywhere else.
+const INBOX_PREFIX: &str = "_INBOX";
+
+/// Why a worker stopped serving, other than by request.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The broker did not accept the service.
+    #[error("cannot register the service: {0}")]
+    Register(#[source] async_nats::Error),
+    /// JetStream would answer in the worker's place.
+    #[error(transparent)]
+    Provision(#[from] ProvisionError),
+    /// A subscription ended although nobody asked: the connection is dead without saying so.
+    #[error("the subscription of {0} ended; this process must be restarted")]
+    EndpointEnded(&'static str),
+}
+
+/// Serves one handler's endpoints.
+pub struct Server<H> {
+    connection: Connection,
+    service: &'static str,
+    endpoints: Arc<Vec<Endpoint<H>>>,
+    handler: Arc<H>,
+    verifier: Arc<Verifier>,
+}
+
+type Incoming = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (usize, Option<Request>)> + Send>>>;
+
+impl<H: Send + Sync + 'static> Server<H> {
+    /// A server of `service` that trusts `verifier`'s keys.
+    pub fn new(
+        connection: Connection,
+        service: &'static str,
+        endpoints: Vec<Endpoint<H>>,
+        handler: Arc<H>,
+        verifier: Arc<Verifier>,
+    ) -> Self {
+        Self {
+            connection,
+            service,
+            endpoints: Arc::new(endpoints),
+            handler,
+            verifier,
+        }
+    }
+
+    /// Registers the service, calls `ready`, and serves until `shutdown`; then finishes what is under
+    /// way and returns once every reply is sent.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn serve(self, ready: impl FnOnce(), shutdown: CancellationToken) -> Result<(), ServeError> {
+        assert_commands_uncovered(&self.connection, self.service).await?;
+        let (service, mut incoming) = self.register().await.map_err(ServeError::Register)?;
+        self.await_subscriptions(&service).await?;
+        ready();
+        let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+        let under_way = TaskTracker::new();
+        let ended = loop {
+            let next = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break None,
+                next = incoming.next() => next,
+            };
+            match next {
+                Some((index, Some(request))) => self.take_up(index, request, &room, &under_way).await,
+                Some((index, None)) => break Some(self.endpoints[index].description.subject),
+                None => break Some(self.service),
+            }
+        };
+        if let Some(subject) = ended {
+            return Err(ServeError::EndpointEnded(subject));
+        }
+        self.drain(service, incoming, &room, under_way).await;
+        Ok(())
+    }
+
+    async fn register(&self) -> Result<(Service, Incoming), async_nats::Error> {
+        let service = self
+            .connection
+            .client()
+            .service_builder()
+            .queue_group(self.service)
+            .description(format!("EventBoard {} worker", self.service))
+            .start(self.service, env!("CARGO_PKG_VERSION"))
+            .await?;
+        let mut incoming = Incoming::new();
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            let requests = service
+                .endpoint_builder()
+                .name(endpoint.description.verb())
+                .queue_group(self.service)
+                .metadata(metadata(&endpoint.description))
+                .add(endpoint.description.subject)
+                .await?;
+            let until_end = requests
+                .map(Some)
+                .chain(futures_util::stream::once(std::future::ready(None)));
+            incoming.push(Box::pin(until_end.map(move |request| (index, request))));
+        }
+        Ok((service, incoming))
+    }
+
+    /// A round trip through the broker to this very instance: once it is back, every subscription
+    /// made before it is in force. `flush` would only say that the bytes left.
+    async fn await_subscriptions(&self, service: &Service) -> Result<(), ServeError> {
+        let subject = format!("$SRV.PING.{}.{}", self.service, service.info().await.id);
+        let answer = self.connection.client().request(subject, Bytes::new());
+        match tokio::time::timeout(REGISTER_TIMEOUT, answer).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(ServeError::Register(error.into())),
+            Err(error) => Err(ServeError::Register(error.into())),
+        }
+    }
+
+    /// Starts work on one message, or answers at once that there is no room for it.
+    async fn take_up(&self, index: usize, request: Request, room: &Arc<Semaphore>, under_way: &TaskTracker) {
+        let received = Instant::now();
+        let message = &request.message;
+        if !message
+            .reply
+            .as_ref()
+            .is_some_and(|reply| reply.starts_with(INBOX_PREFIX))
+        {
+            tracing::warn!(subject = %message.subject, "dropped a message that has no inbox to answer to");
+            return;
+        }
+        let (endpoints, handler, verifier) = (
+            Arc::clone(&self.endpoints),
+            Arc::clone(&self.handler),
+            Arc::clone(&self.verifier),
+        );
+        let max_payload = self.connection.client().server_info().max_payload;
+        let permit = Arc::clone(room).try_acquire_owned();
+        let work = async move {
+            let endpoint = &endpoints[index];
+            let arrival = Arrival::read(&request.message, received, Timestamp::now());
+            let span = tracing::info_span!(
+                "process",
+                correlation_id = %arrival.correlation_id,
+                trace_id = %arrival.trace.trace_id(),
+                subject = endpoint.description.subject
+            );
+            let answer = async {
+                let result = match permit {
+                    Ok(_) => process(endpoint, handler, &verifier, &arrival, &request.message).await,
+                    Err(_) => Err(Problem::new(
+                        ProblemType::Overloaded,
+                        "the worker has no room at the moment",
+                    )),
+                };
+                let (reply, status) = arrival.reply(result, max_payload);
+                let elapsed = received.elapsed();
+                tracing::info!(
+                    status,
+                    duration_us = elapsed.as_micros() as u64,
+                    "{}",
+                    endpoint.description.subject
+                );
+                if let Err(error) = request.respond_with_headers(Ok(reply.body), reply.headers).await {
+                    tracing::warn!(%error, "could not send a reply");
+                }
+                drop(permit);
+            };
+            answer.instrument(span).await;
+        };
+        under_way.spawn(work.in_current_span());
+    }
+
+    /// Stops taking messages, finishes those that arrived, and sends every reply.
+    async fn drain(
+        self,
+        service: Service,
+        mut incoming: Incoming,
+        room: &Arc<Semaphore>,
+        under_way: TaskTracker,
+    ) {
+        if let Err(error) = service.stop().await {
+            tracing::warn!(%error, "could not unregister the service");
+        }
+        let finish = async {
+            // What the broker handed over before it knew is still in the streams.
+            let mut open = self.endpoints.len();
+            while open > 0 {
+                match incoming.next().await {
+                    Some((index, Some(request))) => self.take_up(index, request, room, &under_way).await,
+                    Some((_, None)) => open -= 1,
+                    None => break,
+                }
+            }
+            under_way.close();
+            under_way.wait().await;
+        };
+        if tokio::time::timeout(DRAIN_TIMEOUT, finish).await.is_err() {
+            tracing::warn!(
+                requests = under_way.len(),
+                "stopped before every request was answered"
+            );
+        }
+    }
+}
+
+fn metadata(operation: &Description) -> HashMap<String, String> {
+    HashMap::from([
+        ("summary".to_owned(), operation.summary.to_owned()),
+        (
+            "http".to_owned(),
+            format!("{} {}", operation.route.method.as_str(), operation.route.path),
+        ),
+    ])
+}
+
+/// Judges, decodes and runs one request within its deadline. A panic becomes a 500.
+async fn process<H: Send + Sync + 'static>(
+    endpoint: &Endpoint<H>,
+    handler: Arc<H>,
+    verifier: &Verifier,
+    arrival: &Arrival,
+    message: &Message,
+) -> Result<Success, Problem> {
+    let operation = &endpoint.description;
+    let cx = arrival.context(operation, message.headers.as_ref(), verifier)?;
+    let (deadline, if_none_match) = (cx.deadline, cx.if_none_match.clone());
+    if message.payload.len() > operation.max_body {
+        return Err(too_large(operation.max_body));
+    }
+    let run =
+        AssertUnwindSafe(endpoint.invoke(handler, Arc::new(cx), message.payload.clone())).catch_unwind();
+    match tokio::time::timeout_at(deadline, run).await {
+        Ok(Ok(Ok(success))) => Ok(unless_already_held(success, operation, if_none_match.as_ref())),
+        Ok(Ok(Err(problem))) => Err(problem),
+        Ok(Err(_)) => Err(Problem::internal(&"the handler panicked")),
+        Err(_) => {
+            let outcome = if operation.repeat == Repeat::Safe {
+                Outcome::None
+            } else {
+                Outcome::Unknown
+            };
+            Err(
+                Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time")
+                    .with_outcome(outcome),
+            )
+        }
+    }
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(
+        ProblemType::PayloadTooLarge,
+        format!("the body may have at most {limit} bytes"),
+    )
+}
+
+/// 304 without a body for a reader who holds this version.
+fn unless_already_held(success: Success, operation: &Description, held: Option<&Precondition>) -> Success {
+    match (held, success.etag) {
+        (Some(held), Some(etag)) if operation.repeat == Repeat::Safe && held.matches_weakly(etag) => {
+            Success {
+                status: 304,
+                body: Bytes::new(),
+                ..success
+            }
+        }
+        _ => success,
+    }
+}
+
+/// What a message brings along, read before anything can fail.
+struct Arrival {
+    correlation_id: CorrelationId,
+    trace: TraceContext,
+    received: Instant,
+    now: Timestamp,
+}
+
+struct OutgoingReply {
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Arrival {
+    fn read(message: &Message, received: Instant, now: Timestamp) -> Self {
+        let value = |name| headers::single(message.headers.as_ref(), name).ok().flatten();
+        Self {
+            correlation_id: value(headers::CORRELATION_ID)
+                .and_then(CorrelationId::parse)
+                .unwrap_or_else(CorrelationId::mint),
+            trace: TraceContext::continued(value(headers::TRACEPARENT), &mut rand::rng()),
+            received,
+            now,
+        }
+    }
+
+    /// Everything that is decided before the body is read: deadline, caller, access, header syntax.
+    fn context(
+        &self,
+        operation: &Description,
+        map: Option<&HeaderMap>,
+        verifier: &Verifier,
+    ) -> Result<Context, Problem> {
+        let remaining = self.remaining(map, operation.deadline)?;
+        if remaining.is_zero() {
+            return Err(Problem::new(
+                ProblemType::DeadlineExceeded,
+                "the request arrived after its deadline",
+            ));
+        }
+        let malformed = |name: &str| {
+            Problem::new(
+                ProblemType::MalformedRequest,
+                format!("the header {name} is malformed"),
+            )
+        };
+        let precondition = |name| match headers::single(map, name)? {
+            Some(value) => Precondition::parse(value)
+                .map(Some)
+                .ok_or_else(|| malformed(name)),
+            None => Ok(None),
+        };
+        let principal = self.principal(
+            operation.access,
+            headers::single(map, headers::AUTHORIZATION)?,
+            verifier,
+        )?;
+        let idempotency_key = match headers::single(map, headers::IDEMPOTENCY_KEY)? {
+            Some(value) => {
+                Some(IdempotencyKey::parse(value).ok_or_else(|| malformed(headers::IDEMPOTENCY_KEY))?)
+            }
+            None => None,
+        };
+        Ok(Context {
+            correlation_id: self.correlation_id.clone(),
+            trace: self.trace,
+            now: self.now,
+            deadline: self.received + remaining,
+            idempotency_key,
+            if_match: precondition(headers::IF_MATCH)?,
+            if_none_match: precondition(headers::IF_NONE_MATCH)?,
+            principal,
+        })
+    }
+
+    /// The verified caller, if the operation needs one.
+    fn principal(
+        &self,
+        access: Access,
+        authorization: Option<&str>,
+        verifier: &Verifier,
+    ) -> Result<Option<Principal>, Problem> {
+        if access == Access::Public {
+            return Ok(None);
+        }
+        let authorization = authorization.ok_or_else(|| {
+            Problem::new(
+                ProblemType::Unauthenticated,
+                "the header Authorization is missing",
+            )
+        })?;
+        let principal = verifier
+            .verify_authorization(authorization, self.now)
+            .map_err(|error| {
+                tracing::info!(%error, "refused a token");
+                Problem::new(ProblemType::Unauthenticated, "the access token is not valid")
+            })?;
+        match access {
+            Access::Role(role) if principal.role != role => Err(Problem::new(
+                ProblemType::Forbidden,
+                format!("this needs the role {}", role.as_str()),
+            )),
+            _ => Ok(Some(principal)),
+        }
+    }
+
+    /// The time the caller still waits: the least of the operation's limit, the budget, and what is
+    /// left until the absolute deadline. A sender's clock that runs ahead is not believed; one that
+    /// seems to run behind is, because a message that waited somewhere looks the same.
+    fn remaining(&self, map: Option<&HeaderMap>, limit: Duration) -> Result<Duration, Problem> {
+        let number = |name| match headers::single(map, name)? {
+            None => Ok(None),
+            Some(text) => text
+                .parse::<i64>()
+                .ok()
+                .filter(|number| *number >= 0)
+                .map(Some)
+                .ok_or_else(|| {
+                    Problem::new(
+                        ProblemType::MalformedRequest,
+                        format!("the header {name} is not a number of milliseconds"),
+                    )
+                }),
+        };
+        let millis = |millis: i64| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+        let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let mut remaining = limit;
+        if let Some(budget) = number(headers::BUDGET)? {
+            remaining = remaining.min(millis(budget));
+        }
+        if let Some(deadline) = number(headers::DEADLINE)? {
+            let left = deadline.saturating_sub(self.now.unix_millis());
+            if left <= limit_ms.saturating_add(MAX_CLOCK_SKEW_MS) {
+                remaining = remaining.min(millis(left));
+            }
+        }
+        Ok(remaining)
+    }
+
+    /// Turns a result into the reply's headers and body, and tells its status.
+    fn reply(&self, result: Result<Success, Problem>, max_payload: usize) -> (OutgoingReply, u16) {
+        let result = match result {
+            Ok(success) if success.body.len() > max_payload => Err(Problem::new(
+                ProblemType::ReplyTooLarge,
+                "the answer is larger than the broker carries; ask for a smaller page",
+            )),
+            other => other,
+        };
+        let mut map = HeaderMap::new();
+        headers::set(&mut map, headers::CORRELATION_ID, self.correlation_id.as_str());
+        match result {
+            Ok(success) => {
+                headers::set(&mut map, headers::STATUS, &success.status.to_string());
+                if let Some(etag) = success.etag {
+                    headers::set(&mut map, headers::ETAG, &etag.to_string());
+                }
+                if let Some(location) = &success.location {
+                    headers::set(&mut map, headers::LOCATION, location);
+                }
+                (
+                    OutgoingReply {
+                        headers: map,
+                        body: success.body,
+                    },
+                    success.status,
+                )
+            }
+            Err(problem) => {
+                let status = problem.kind.status();
+                headers::set(&mut map, headers::ERROR_CODE, &status.to_string());
+                headers::set(
+                    &mut map,
+                    headers::ERROR,
+                    &format!("{}: {}", problem.kind.title(), problem.detail),
+                );
+                headers::set(&mut map, headers::CONTENT_TYPE, PROBLEM_JSON);
+                let body = problem.body(&self.correlation_id, self.trace).to_json();
+                (
+                    OutgoingReply {
+                        headers: map,
+                        body: body.into(),
+                    },
+                    status,
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What operators see of a process: its health, and how it is asked to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::http;
+
+/// What a process needs to serve.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving {
+    /// The link to the broker is up.
+    pub connected: bool,
+    /// A key that verifies access tokens is known.
+    pub keys_known: bool,
+    /// The process has been asked to stop.
+    pub draining: bool,
+}
+
+/// Looks at a process's state whenever somebody asks.
+pub type Readiness = Arc<dyn Fn() -> Serving + Send + Sync>;
+
+/// Makes a [`Readiness`] of a closure.
+pub fn readiness(look: impl Fn() -> Serving + Send + Sync + 'static) -> Readiness {
+    Arc::new(look)
+}
+
+/// `/livez` and `/readyz`.
+pub fn health_routes<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
+    Router::new()
+        .route("/livez", get(|| async { Json(json!({ "status": "pass" })) }))
+        .route("/readyz", get(move || std::future::ready(ready(readiness()))))
+}
+
+fn ready(serving: Serving) -> Response {
+    let checks = [
+        ("broker", serving.connected),
+        ("keys", serving.keys_known),
+        ("accepting", !serving.draining),
+    ];
+    let named = |pass: bool| if pass { "pass" } else { "fail" };
+    let all = checks.iter().all(|(_, pass)| *pass);
+    let code = if all {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let checks: serde_json::Map<_, _> = checks
+        .iter()
+        .map(|(name, pass)| ((*name).to_owned(), json!({ "status": named(*pass) })))
+        .collect();
+    (code, Json(json!({ "status": named(all), "checks": checks }))).into_response()
+}
+
+/// The listener operators use, apart from the one clients use.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// A listening address that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}; set {variable} to another address")]
+pub struct ListenError {
+    address: SocketAddr,
+    variable: &'static str,
+    source: std::io::Error,
+}
+
+/// Listens on `address`, which `variable` sets.
+///
+/// # Errors
+/// [`ListenError`], which names both.
+pub async fn listen(
+    address: SocketAddr,
+    variable: &'static str,
+) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let failed = |source| ListenError {
+        address,
+        variable,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+impl AdminServer {
+    /// Listens on `address`, which `variable` sets.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub async fn bind(address: SocketAddr, variable: &'static str) -> Result<Self, ListenError> {
+        let (listener, address) = listen(address, variable).await?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves `/livez` and `/readyz` until `shutdown`.
+    pub async fn serve(self, readiness: Readiness, shutdown: CancellationToken) {
+        http::serve(self.listener, health_routes(readiness), shutdown).await;
+    }
+}
+
+/// A token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.
+///
+/// # Errors
+/// When the signals cannot be listened to.
+pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let token = CancellationToken::new();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let cancelled = token.clone();
+    // Lives as long as the process, like the signals it waits for.
+    tokio::spawn(async move {
+        for count in 0.. {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if count > 0 {
+                std::process::exit(130);
+            }
+            tracing::info!("stopping; a second signal stops at once");
+            cancelled.cancel();
+        }
+    });
+    Ok(token)
+}

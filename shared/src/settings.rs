@@ -1,0 +1,80 @@
+//! Settings every service has, and how secrets are taken from files.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use secrecy::SecretString;
+
+/// Where the system runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Environment {
+    /// On a developer's machine: missing secrets are generated.
+    #[default]
+    Development,
+    /// For real: missing secrets are refused.
+    Production,
+}
+
+/// How to reach the broker.
+#[derive(Debug, Clone, Args)]
+pub struct NatsSettings {
+    /// Address of the NATS server
+    #[arg(
+        long = "nats-url",
+        env = "EVENTBOARD_NATS_URL",
+        default_value = "nats://127.0.0.1:4222"
+    )]
+    pub url: String,
+    /// User name for the NATS server
+    #[arg(long = "nats-user", env = "EVENTBOARD_NATS_USER")]
+    pub user: Option<String>,
+    #[arg(long = "nats-password", env = "EVENTBOARD_NATS_PASSWORD", hide_env_values = true, value_parser = secret, conflicts_with = "password_file")]
+    /// Password for the NATS server
+    password: Option<SecretString>,
+    /// File with the password for the NATS server
+    #[arg(long = "nats-password-file", env = "EVENTBOARD_NATS_PASSWORD_FILE", value_parser = secret_file)]
+    password_file: Option<SecretString>,
+    /// NATS credentials file (JWT and seed)
+    #[arg(long = "nats-creds", env = "EVENTBOARD_NATS_CREDS")]
+    pub creds: Option<PathBuf>,
+    /// CA certificate of the NATS server; requires TLS
+    #[arg(long = "nats-ca", env = "EVENTBOARD_NATS_CA")]
+    pub ca: Option<PathBuf>,
+}
+
+impl NatsSettings {
+    /// The broker at `url`, without credentials.
+    pub fn at(url: String) -> Self {
+        Self {
+            url,
+            user: None,
+            password: None,
+            password_file: None,
+            creds: None,
+            ca: None,
+        }
+    }
+
+    /// The password, from whichever source it came.
+    pub fn password(&self) -> Option<&SecretString> {
+        self.password.as_ref().or(self.password_file.as_ref())
+    }
+}
+
+/// Takes a secret from an argument or variable.
+///
+/// # Errors
+/// Never; the signature is clap's.
+pub fn secret(value: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(SecretString::from(value.to_owned()))
+}
+
+/// Takes a secret from a file, without the line break at its end.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn secret_file(path: &str) -> Result<SecretString, String> {
+    std::fs::read_to_string(path)
+        .map(|text| SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned()))
+        .map_err(|error| format!("cannot read {path}: {error}"))
+}

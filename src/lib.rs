@@ -1,0 +1,4 @@
+//! EventBoard on one machine: a private broker and every service in one process.
+
+pub mod broker;
+pub mod runner;

@@ -1,0 +1,407 @@
+//! Runs everything on one machine, and keeps it running until asked to stop.
+
+use std::fs::File;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use database::DatabaseUrl;
+use serde::{Deserialize, Serialize};
+use shared::demo;
+use shared::settings::{Environment, NatsSettings};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::broker::{Broker, find_nats_server};
+
+/// Before a service that failed is started again.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// Everything the runner can be told.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Address the API is served on [default: 127.0.0.1:3000, or a free port when it is taken]
+    #[arg(long, env = "EVENTBOARD_HTTP")]
+    pub http: Option<SocketAddr>,
+    /// A NATS server to use instead of a private one
+    #[arg(long, env = "EVENTBOARD_NATS_URL")]
+    pub nats_url: Option<String>,
+    /// Database of the auth worker [default: auth.db in the data directory]
+    #[arg(long, env = "EVENTBOARD_AUTH_DATABASE_URL")]
+    pub auth_database_url: Option<DatabaseUrl>,
+    /// Database of the events worker [default: events.db in the data directory]
+    #[arg(long, env = "EVENTBOARD_EVENTS_DATABASE_URL")]
+    pub events_database_url: Option<DatabaseUrl>,
+    /// Directory for databases, keys and the private broker
+    #[arg(long, env = "EVENTBOARD_DATA_DIR", default_value = "./.eventboard")]
+    pub data_dir: PathBuf,
+    /// Create the demo organisations, users and events
+    #[arg(long, env = "EVENTBOARD_DEMO", default_value_t = true, action = clap::ArgAction::Set)]
+    pub demo: bool,
+    /// Origins that browsers may call from, separated by commas; * allows all
+    #[arg(
+        long,
+        env = "EVENTBOARD_CORS_ORIGINS",
+        default_value = "*",
+        value_delimiter = ','
+    )]
+    pub cors_origins: Vec<String>,
+}
+
+/// What `ready.json` says about a running system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ready {
+    /// Base URL of the API.
+    pub http: String,
+    /// URL of the broker.
+    pub nats: String,
+    /// Base URL of each service's admin port.
+    pub admin: Admin,
+    /// Process ids of the children.
+    pub pids: Pids,
+}
+
+/// Base URLs of the admin ports.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Admin {
+    /// The gateway's.
+    pub gateway: String,
+    /// The auth worker's.
+    pub auth_worker: String,
+    /// The events worker's.
+    pub events_worker: String,
+}
+
+/// Process ids of the children.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pids {
+    /// The private broker; absent when another one is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats_server: Option<i32>,
+}
+
+/// The ports of the private parts, chosen once so that a restarted part is found where it was.
+struct Ports {
+    http: SocketAddr,
+    gateway: SocketAddr,
+    auth_worker: SocketAddr,
+    events_worker: SocketAddr,
+}
+
+/// Runs the whole system until `shutdown`; calls `announce` once everything is ready.
+///
+/// # Errors
+/// What keeps a part from starting. A part that fails later is started again instead.
+pub async fn run(
+    config: Config,
+    announce: impl FnOnce(&Ready),
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot create the data directory {}", config.data_dir.display()))?;
+    let _lock = lock(&config.data_dir)?;
+    let broker = match &config.nats_url {
+        Some(_) => None,
+        None => Some(PrivateBroker::start(&config.data_dir).await?),
+    };
+    let nats = match (&config.nats_url, &broker) {
+        (Some(url), _) => url.clone(),
+        (None, Some(broker)) => broker.broker.url(),
+        (None, None) => bail!("there is no broker"),
+    };
+    let pids = Pids {
+        nats_server: broker.as_ref().map(|broker| broker.broker.pid()),
+    };
+    let stop_broker = CancellationToken::new();
+    let keep_broker = async {
+        match broker {
+            Some(broker) => broker.keep(stop_broker.clone()).await,
+            None => Ok(()),
+        }
+    };
+    let services = async {
+        let result = run_services(&config, nats, pids, announce, shutdown).await;
+        stop_broker.cancel();
+        result
+    };
+    let (served, kept) = tokio::join!(services, keep_broker);
+    served.and(kept)
+}
+
+async fn run_services(
+    config: &Config,
+    nats: String,
+    pids: Pids,
+    announce: impl FnOnce(&Ready),
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let ports = Ports {
+        http: choose(config.http, 3000, "the API")?,
+        gateway: choose(None, 9100, "the gateway's admin port")?,
+        auth_worker: choose(None, 9101, "the auth worker's admin port")?,
+        events_worker: choose(None, 9102, "the events worker's admin port")?,
+    };
+    let settings = NatsSettings::at(nats.clone());
+    let auth = auth_worker::Config {
+        admin: ports.auth_worker,
+        nats: settings.clone(),
+        database_url: config.auth_database_url.clone(),
+        data_dir: config.data_dir.clone(),
+        signing_key: None,
+        signing_key_file: None,
+        replicas: 1,
+        demo: config.demo,
+        env: Environment::Development,
+    };
+    let events = events_worker::Config {
+        admin: ports.events_worker,
+        nats: settings.clone(),
+        database_url: config.events_database_url.clone(),
+        data_dir: config.data_dir.clone(),
+        demo: config.demo,
+    };
+    let gateway = gateway::Config {
+        http: ports.http,
+        admin: ports.gateway,
+        nats: settings,
+        cors_origins: config.cors_origins.clone(),
+    };
+    // The gateway ends first, so that everything it accepted still finds its worker.
+    let stop_workers = CancellationToken::new();
+    let failed = CancellationToken::new();
+    let stop_gateway = shutdown.child_token();
+    let (auth_ready, auth_is_ready) = oneshot::channel();
+    let (events_ready, events_is_ready) = oneshot::channel();
+    let (gateway_ready, gateway_is_ready) = oneshot::channel();
+    let keep_auth = keep(
+        "auth-worker",
+        auth_ready,
+        stop_workers.clone(),
+        &failed,
+        |ready, stop| auth_worker::run(auth.clone(), move |_| ready(), stop),
+    );
+    let keep_events = keep(
+        "events-worker",
+        events_ready,
+        stop_workers.clone(),
+        &failed,
+        |ready, stop| events_worker::run(events.clone(), move |_| ready(), stop),
+    );
+    let keep_gateway = async {
+        let kept = keep(
+            "gateway",
+            gateway_ready,
+            stop_gateway.clone(),
+            &failed,
+            |ready, stop| gateway::run(gateway.clone(), move |_| ready(), stop),
+        )
+        .await;
+        stop_workers.cancel();
+        kept
+    };
+    let written = async {
+        if let (Ok(()), Ok(()), Ok(())) = tokio::join!(auth_is_ready, events_is_ready, gateway_is_ready) {
+            let ready = Ready::new(&ports, nats, pids);
+            write_ready(&config.data_dir, &ready)?;
+            announce(&ready);
+        }
+        anyhow::Ok(())
+    };
+    let stop_on_failure = async {
+        tokio::select! {
+            () = failed.cancelled() => stop_gateway.cancel(),
+            () = stop_workers.cancelled() => {}
+        }
+    };
+    let (auth, events, gateway, written, ()) =
+        tokio::join!(keep_auth, keep_events, keep_gateway, written, stop_on_failure);
+    // Stale from here on; a system that is not running must not look as if it were.
+    let _ = std::fs::remove_file(config.data_dir.join("ready.json"));
+    auth.and(events).and(gateway).and(written)
+}
+
+/// Runs a service, and runs it again when it fails after it was once ready.
+async fn keep<F>(
+    name: &'static str,
+    first_ready: oneshot::Sender<()>,
+    stop: CancellationToken,
+    failed: &CancellationToken,
+    run: impl Fn(Box<dyn FnOnce() + Send>, CancellationToken) -> F,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let span = tracing::info_span!("service", service = name);
+    let mut first_ready = Some(first_ready);
+    loop {
+        let (ready, mut is_ready) = oneshot::channel();
+        let signal = Box::new(move || {
+            let _ = ready.send(());
+        });
+        let running = run(signal, stop.clone());
+        let mut running = std::pin::pin!(running.instrument(span.clone()));
+        let result = tokio::select! {
+            result = &mut running => result,
+            Ok(()) = &mut is_ready => {
+                if let Some(first) = first_ready.take() {
+                    let _ = first.send(());
+                }
+                running.await
+            }
+        };
+        match result {
+            Ok(()) => return Ok(()),
+            Err(error) if first_ready.is_some() => {
+                failed.cancel();
+                return Err(error.context(format!("the {name} could not start")));
+            }
+            Err(error) => {
+                tracing::error!(
+                    service = name,
+                    error = format!("{error:#}"),
+                    "a service failed; starting it again"
+                );
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(RESTART_DELAY) => {}
+                }
+            }
+        }
+    }
+}
+
+/// The private broker, kept alive on its port.
+struct PrivateBroker {
+    broker: Broker,
+    binary: PathBuf,
+    directory: PathBuf,
+}
+
+impl PrivateBroker {
+    async fn start(data_dir: &Path) -> anyhow::Result<Self> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let tools = if source.join("Cargo.toml").exists() {
+            source.join(".tools")
+        } else {
+            data_dir.join("tools")
+        };
+        let binary = find_nats_server(&tools).await?;
+        let directory = data_dir.join("nats");
+        let usual = free(SocketAddr::from((Ipv4Addr::LOCALHOST, 4222))).map(|address| address.port());
+        let broker = Broker::start(&binary, &directory, usual).await?;
+        if usual.is_none() {
+            tracing::info!(
+                port = broker.port(),
+                "port 4222 is taken; the private NATS server uses another one"
+            );
+        }
+        Ok(Self {
+            broker,
+            binary,
+            directory,
+        })
+    }
+
+    /// Starts the broker again whenever it ends, until `stop`.
+    async fn keep(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.broker.stop().await;
+                    return Ok(());
+                }
+                () = self.broker.ended() => tracing::error!("the NATS server ended; starting it again"),
+            }
+            let port = self.broker.port();
+            self.broker = Broker::start(&self.binary, &self.directory, Some(port)).await?;
+        }
+    }
+}
+
+impl Ready {
+    fn new(ports: &Ports, nats: String, pids: Pids) -> Self {
+        let url = |mut address: SocketAddr| {
+            if address.ip().is_unspecified() {
+                address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            }
+            format!("http://{address}")
+        };
+        Self {
+            http: url(ports.http),
+            nats,
+            admin: Admin {
+                gateway: url(ports.gateway),
+                auth_worker: url(ports.auth_worker),
+                events_worker: url(ports.events_worker),
+            },
+            pids,
+        }
+    }
+}
+
+/// What to try first, for whoever started the system.
+pub fn welcome(ready: &Ready) -> String {
+    let users: Vec<String> = demo::USERS
+        .iter()
+        .map(|user| format!("{} ({})", user.email, user.role.as_str()))
+        .collect();
+    let Ready { http, nats, .. } = ready;
+    format!(
+        "\nEventBoard is ready\n\n  API     {http}\n  Docs    {http}/docs\n  Health  {http}/health\n  NATS    {nats}\n\n\
+         Demo users, password {password}:\n  {users}\n\nTry:\n  \
+         TOKEN=$(curl -s {http}/auth/login -H 'Content-Type: application/json' \\\n    \
+         -d '{{\"email\":\"user@acme.com\",\"password\":\"{password}\"}}' | sed 's/.*\"accessToken\":\"\\([^\"]*\\)\".*/\\1/')\n  \
+         curl -s {http}/events -H \"Authorization: Bearer $TOKEN\"\n  \
+         nats --server {nats} req events.list '{{}}' -H \"Authorization:Bearer $TOKEN\"\n\nCtrl-C stops everything.\n",
+        password = demo::PASSWORD,
+        users = users.join("\n  "),
+    )
+}
+
+/// One system per data directory.
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    let path = data_dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    if file.try_lock().is_err() {
+        bail!(
+            "another EventBoard uses {}; set EVENTBOARD_DATA_DIR to another directory",
+            data_dir.display()
+        );
+    }
+    Ok(file)
+}
+
+/// The address itself when it is free.
+fn free(address: SocketAddr) -> Option<SocketAddr> {
+    std::net::TcpListener::bind(address).ok()?.local_addr().ok()
+}
+
+/// The wanted address, the usual one, or, when that is taken, a free one.
+fn choose(wanted: Option<SocketAddr>, usual: u16, what: &str) -> anyhow::Result<SocketAddr> {
+    if let Some(wanted) = wanted {
+        return free(wanted)
+            .with_context(|| format!("cannot listen on {wanted}; set EVENTBOARD_HTTP to another address"));
+    }
+    if let Some(address) = free(SocketAddr::from((Ipv4Addr::LOCALHOST, usual))) {
+        return Ok(address);
+    }
+    let address = free(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("there is no free port")?;
+    tracing::info!(
+        port = address.port(),
+        "port {usual} is taken; {what} uses another one"
+    );
+    Ok(address)
+}
+
+fn write_ready(data_dir: &Path, ready: &Ready) -> anyhow::Result<()> {
+    let (path, part) = (data_dir.join("ready.json"), data_dir.join("ready.json.part"));
+    std::fs::write(&part, serde_json::to_vec_pretty(ready)?)?;
+    std::fs::rename(&part, &path)?;
+    Ok(())
+}
