@@ -102,7 +102,12 @@ impl Broker {
             pid,
             port: 0,
         };
-        let ports = directory.join(format!("nats-server_{pid}.ports"));
+        // The server names this file after its own binary.
+        let name = binary
+            .file_name()
+            .context("the path of nats-server names no file")?
+            .to_string_lossy();
+        let ports = directory.join(format!("{name}_{pid}.ports"));
         match tokio::time::timeout(START_TIMEOUT, broker.read_port(&ports)).await {
             Ok(Ok(port)) => {
                 broker.port = port;

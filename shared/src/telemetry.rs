@@ -115,13 +115,16 @@ where
         let (level, time) = (event.metadata().level(), Timestamp::now());
         match self {
             Self::Json => {
-                let mut line = Map::new();
-                line.insert("time".to_owned(), Value::String(time.to_string()));
-                line.insert("level".to_owned(), Value::String(level.to_string()));
-                line.insert("message".to_owned(), message);
-                line.insert("target".to_owned(), Value::from(event.metadata().target()));
-                line.append(&mut fields.0);
-                writeln!(out, "{}", Value::Object(line))
+                // The members people look for first come first.
+                let target = Value::from(event.metadata().target());
+                write!(
+                    out,
+                    r#"{{"time":"{time}","level":"{level}","message":{message},"target":{target}"#
+                )?;
+                for (name, value) in &fields.0 {
+                    write!(out, ",{}:{value}", Value::from(name.as_str()))?;
+                }
+                writeln!(out, "}}")
             }
             Self::Pretty => {
                 let service = fields.0.remove("service").unwrap_or_default();

@@ -21,7 +21,6 @@ pub struct InviteRequest {
     /// The address that may sign up with the invitation.
     pub email: Email,
     /// The role it will have.
-    #[schema(inline)]
     pub role: Role,
 }
 

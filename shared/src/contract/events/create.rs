@@ -28,10 +28,8 @@ pub struct CreateRequest {
     #[schema(max_length = 200, format = "text-line")]
     pub location: Option<String>,
     /// When it begins.
-    #[schema(inline)]
     pub start_date: Timestamp,
     /// When it ends; after it begins.
-    #[schema(inline)]
     pub end_date: Timestamp,
 }
 

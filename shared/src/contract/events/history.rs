@@ -32,7 +32,6 @@ pub struct HistoryEntry {
     /// By whom.
     pub actor: UserId,
     /// What.
-    #[schema(inline)]
     pub action: HistoryAction,
     /// The status before; `null` for `created`.
     pub from: Option<EventStatus>,

@@ -50,7 +50,7 @@ pub enum SortOrder {
 pub struct ListRequest {
     /// Only events that stand here.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     pub status: Option<EventStatus>,
     /// Only events with this text in title or description, in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,19 +58,19 @@ pub struct ListRequest {
     pub search: Option<String>,
     /// Only events that begin at this time or later.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     pub start_date_from: Option<Timestamp>,
     /// Only events that begin at this time or earlier.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     pub start_date_to: Option<Timestamp>,
     /// The column to sort by; `startDate` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     pub sort_by: Option<SortBy>,
     /// The direction; ascending by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     pub sort_order: Option<SortOrder>,
     /// Events a page, 10 by default.
     #[serde(skip_serializing_if = "Option::is_none")]

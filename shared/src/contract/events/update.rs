@@ -41,11 +41,11 @@ pub struct UpdateRequest {
     pub location: Option<Option<String>>,
     /// When it begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     pub start_date: Option<Timestamp>,
     /// When it ends; after it begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     pub end_date: Option<Timestamp>,
 }
 
