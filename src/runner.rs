@@ -171,6 +171,7 @@ async fn run_services(
         admin: ports.gateway,
         nats: settings,
         cors_origins: config.cors_origins.clone(),
+        header_timeout: 30,
     };
     // The gateway ends first, so that everything it accepted still finds its worker.
     let stop_workers = CancellationToken::new();

@@ -25,4 +25,7 @@ pub struct Config {
         value_delimiter = ','
     )]
     pub cors_origins: Vec<String>,
+    /// Seconds a client may take to send a request's head; also how long an idle connection is kept
+    #[arg(long, env = "EVENTBOARD_HEADER_TIMEOUT", default_value_t = 30)]
+    pub header_timeout: u64,
 }

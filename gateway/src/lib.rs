@@ -10,6 +10,7 @@ mod routes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -50,6 +51,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let (listener, http_address) = ops::listen(config.http, "EVENTBOARD_HTTP").await?;
     let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+    let header_timeout = Duration::from_secs(config.header_timeout.max(1));
     let cors = edge::cors(&config.cors_origins)?;
     let connection = Connection::open(&config.nats, "gateway").await?;
     let caller = Caller::start(connection.clone())
@@ -86,7 +88,7 @@ pub async fn run(
             std::future::pending::<()>().await;
         };
         let served = tokio::select! {
-            () = http::serve(listener, router, shutdown) => Ok(()),
+            () = http::serve(listener, router, header_timeout, shutdown) => Ok(()),
             () = caller.broken() => Err(anyhow::anyhow!("the reply subscription ended; this process must be restarted")),
             () = announce => Ok(()),
         };

@@ -21,16 +21,21 @@ use tracing::Instrument;
 
 /// Connections served at once; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
-/// How long a client may take to send a request's head, from the moment the last answer ended. Also
-/// ends idle connections.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests under way may take to end once the server is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A failing accept (out of file descriptors) is tried again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Serves `router` on `listener` until `shutdown`, then finishes the requests under way.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+///
+/// A client has `header_timeout` to send a request's head, counted from the moment the connection was
+/// made or the last answer ended: half a head and an idle connection both end.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    header_timeout: Duration,
+    shutdown: CancellationToken,
+) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     loop {
@@ -44,7 +49,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(stream, peer, router.clone(), shutdown.clone());
+                let connection = connection(stream, peer, router.clone(), header_timeout, shutdown.clone());
                 connections.spawn(
                     async move {
                         connection.await;
@@ -72,7 +77,13 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdown: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    header_timeout: Duration,
+    shutdown: CancellationToken,
+) {
     // Small answers must not wait for the acknowledgement of the last one.
     if stream.set_nodelay(true).is_err() {
         return;
@@ -93,7 +104,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdow
     let mut serving = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
+            .header_read_timeout(header_timeout)
             .serve_connection(TokioIo::new(stream), service)
     );
     let result = tokio::select! {

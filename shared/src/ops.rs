@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +13,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::http;
+
+/// How long an operator's client may take to send a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a process needs to serve.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +114,7 @@ impl AdminServer {
 
     /// Serves `/livez` and `/readyz` until `shutdown`.
     pub async fn serve(self, readiness: Readiness, shutdown: CancellationToken) {
-        http::serve(self.listener, health_routes(readiness), shutdown).await;
+        http::serve(self.listener, health_routes(readiness), HEADER_TIMEOUT, shutdown).await;
     }
 }
 

@@ -1,1 +1,23 @@
-//! it
+//! Every suite that needs the running system, as one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a failing test says what it expected by panicking"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod accounts;
+mod bad_input;
+mod edge;
+mod hazards;
+mod isolation;
+mod listing;
+mod messages;
+mod moderation;
+mod permissions;
+mod runner;

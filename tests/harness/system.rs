@@ -1,0 +1,405 @@
+//! The whole system in this process, with a broker of its own, and clients that speak to it.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use eventboard::broker::Broker;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use shared::settings::{Environment, NatsSettings};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::broker;
+
+/// The password of every user the suites make.
+pub const PASSWORD: &str = "correct horse battery";
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// A running system. Dropping it ends every part.
+pub struct System {
+    pub broker: Broker,
+    pub http: String,
+    pub admin: String,
+    pub nats: async_nats::Client,
+    client: Client,
+    workers: HashMap<&'static str, Worker>,
+    gateway: CancellationToken,
+    directory: TempDir,
+}
+
+struct Worker {
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// Somebody with a token.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub id: String,
+    pub email: String,
+    pub organization: String,
+    pub token: String,
+    pub refresh: String,
+}
+
+/// An HTTP response or a reply message, read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HashMap<String, String>,
+    pub text: String,
+    pub body: Value,
+}
+
+impl Answer {
+    /// A header's value; names are in lower case.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// The status, with the whole answer when it is not this one.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        self
+    }
+
+    /// The last part of a problem's type.
+    pub fn problem(&self) -> &str {
+        self.body["type"]
+            .as_str()
+            .and_then(|kind| kind.rsplit(':').next())
+            .unwrap_or("")
+    }
+
+    /// A problem's violations as `pointer code`, sorted.
+    pub fn violations(&self) -> Vec<String> {
+        let list = self.body["errors"].as_array().cloned().unwrap_or_default();
+        let mut found: Vec<String> = list
+            .iter()
+            .map(|one| {
+                format!(
+                    "{} {}",
+                    one["pointer"].as_str().unwrap(),
+                    one["code"].as_str().unwrap()
+                )
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    pub fn id(&self) -> String {
+        self.body["id"].as_str().expect("an id").to_owned()
+    }
+}
+
+impl System {
+    /// Starts a broker, both workers and a gateway.
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let broker = broker::start(&directory.path().join("nats"), None).await;
+        let url = broker.url();
+        let (auth, events) = tokio::join!(
+            start_worker("auth-worker", &url, directory.path()),
+            start_worker("events-worker", &url, directory.path())
+        );
+        let (gateway, addresses) = start_gateway(&url).await;
+        Self {
+            nats: async_nats::connect(&url)
+                .await
+                .expect("a connection of the test's own"),
+            broker,
+            http: format!("http://{}", addresses.http),
+            admin: format!("http://{}", addresses.admin),
+            client: Client::new(),
+            workers: HashMap::from([("auth-worker", auth), ("events-worker", events)]),
+            gateway,
+            directory,
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Stops a worker and waits until it has answered everything.
+    pub async fn stop_worker(&mut self, name: &'static str) {
+        let worker = self.workers.remove(name).expect("a running worker");
+        worker.stop.cancel();
+        worker
+            .task
+            .await
+            .expect("the worker ends")
+            .expect("the worker ends well");
+    }
+
+    /// Starts a worker that was stopped.
+    pub async fn start_worker(&mut self, name: &'static str) {
+        let worker = start_worker(name, &self.broker.url(), self.directory.path()).await;
+        self.workers.insert(name, worker);
+    }
+
+    /// Waits for a worker to end by itself, and returns how it ended.
+    pub async fn worker_ended(&mut self, name: &'static str) -> anyhow::Result<()> {
+        self.workers
+            .remove(name)
+            .expect("a running worker")
+            .task
+            .await
+            .expect("the worker ends")
+    }
+
+    pub fn request(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.http));
+        match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    pub async fn send(&self, request: RequestBuilder) -> Answer {
+        let response = request.send().await.expect("an HTTP response");
+        let status = response.status().as_u16();
+        let headers = response.headers().iter();
+        let headers = headers
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("").to_owned()))
+            .collect();
+        let text = response.text().await.expect("a body");
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Answer {
+            status,
+            headers,
+            text,
+            body,
+        }
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Answer {
+        self.send(self.request(Method::GET, path, Some(token))).await
+    }
+
+    pub async fn delete(&self, path: &str, token: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path, Some(token))).await
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
+        let request = self.request(Method::POST, path, (!token.is_empty()).then_some(token));
+        self.send(if body.is_null() {
+            request
+        } else {
+            request.json(&body)
+        })
+        .await
+    }
+
+    pub async fn patch(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.send(self.request(Method::PATCH, path, Some(token)).json(&body))
+            .await
+    }
+
+    /// One request message, straight to the workers.
+    pub async fn message(&self, subject: &str, payload: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut map = async_nats::HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, *value);
+        }
+        let reply = self
+            .nats
+            .request_with_headers(subject.to_owned(), map, payload.to_owned().into())
+            .await
+            .expect("a reply");
+        let headers: HashMap<String, String> = reply
+            .headers
+            .unwrap_or_default()
+            .iter()
+            .map(|(name, values)| (name.to_string().to_lowercase(), values[0].to_string()))
+            .collect();
+        let status = headers
+            .get("x-status")
+            .or_else(|| headers.get("nats-service-error-code"));
+        let status = status.expect("a status header").parse().expect("a number");
+        let text = String::from_utf8(reply.payload.to_vec()).expect("UTF-8");
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Answer {
+            status,
+            headers,
+            text,
+            body,
+        }
+    }
+
+    /// A message with a bearer token.
+    pub async fn message_as(&self, subject: &str, token: &str, payload: Value) -> Answer {
+        let bearer = format!("Bearer {token}");
+        self.message(subject, &payload.to_string(), &[("Authorization", &bearer)])
+            .await
+    }
+
+    pub async fn login(&self, email: &str, password: &str) -> Member {
+        let answer = self
+            .post("/auth/login", "", json!({ "email": email, "password": password }))
+            .await
+            .expect(200);
+        member(&answer)
+    }
+
+    /// Founds an organisation and returns its administrator.
+    pub async fn found_organization(&self) -> Member {
+        let name = unique("Organisation");
+        let answer = self
+            .post("/auth/signup", "", signup(json!({ "organizationName": name })))
+            .await;
+        member(&answer.expect(201))
+    }
+
+    /// Adds a member to `admin`'s organisation.
+    pub async fn add_member(&self, admin: &Member, role: &str) -> Member {
+        let email = format!("{}@example.com", unique("member"));
+        let invite = json!({ "email": email, "role": role });
+        let invited = self
+            .post("/auth/invitations", &admin.token, invite)
+            .await
+            .expect(201);
+        let mut request = signup(json!({ "invitation": invited.body["invitation"] }));
+        request["email"] = json!(email);
+        member(&self.post("/auth/signup", "", request).await.expect(201))
+    }
+
+    /// A draft by `member`.
+    pub async fn draft(&self, member: &Member) -> String {
+        self.post("/events", &member.token, event("Test"))
+            .await
+            .expect(201)
+            .id()
+    }
+
+    /// An event by `creator` that stands at `status`; `decider` decides where that takes a decision.
+    pub async fn event_at(&self, status: &str, creator: &Member, decider: &Member) -> String {
+        let id = self.draft(creator).await;
+        let act = async |action: &str, by: &Member, body: Value| {
+            self.post(&format!("/events/{id}/{action}"), &by.token, body)
+                .await
+                .expect(200);
+        };
+        if status != "DRAFT" {
+            act("submit", creator, Value::Null).await;
+        }
+        match status {
+            "APPROVED" => act("approve", decider, Value::Null).await,
+            "REJECTED" => act("reject", decider, json!({ "reason": "not good enough yet" })).await,
+            _ => {}
+        }
+        id
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        self.gateway.cancel();
+        for worker in self.workers.values() {
+            worker.stop.cancel();
+        }
+    }
+}
+
+/// A body for creating an event.
+pub fn event(title: &str) -> Value {
+    json!({
+        "title": title,
+        "description": "Test",
+        "startDate": "2026-06-01T10:00:00Z",
+        "endDate": "2026-06-01T12:00:00Z",
+    })
+}
+
+/// A signup body with a fresh address and what `more` says.
+pub fn signup(more: Value) -> Value {
+    let mut body = json!({
+        "email": format!("{}@example.com", unique("user")),
+        "password": PASSWORD,
+        "firstName": "Test",
+        "lastName": "Person",
+    });
+    for (name, value) in more.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+/// A name nobody else in this run has.
+pub fn unique(stem: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{stem}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn member(answer: &Answer) -> Member {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    Member {
+        id: text(&answer.body["user"]["id"]),
+        email: text(&answer.body["user"]["email"]),
+        organization: text(&answer.body["user"]["organizationId"]),
+        token: text(&answer.body["accessToken"]),
+        refresh: text(&answer.body["refreshToken"]),
+    }
+}
+
+async fn start_worker(name: &'static str, url: &str, directory: &Path) -> Worker {
+    let stop = CancellationToken::new();
+    let (ready, is_ready) = oneshot::channel();
+    let signal = move |_| {
+        let _ = ready.send(());
+    };
+    let (nats, data_dir) = (NatsSettings::at(url.to_owned()), PathBuf::from(directory));
+    let task = match name {
+        "auth-worker" => {
+            let config = auth_worker::Config {
+                admin: ANY_PORT,
+                nats,
+                database_url: None,
+                data_dir,
+                signing_key: None,
+                signing_key_file: None,
+                replicas: 1,
+                demo: true,
+                env: Environment::Development,
+            };
+            tokio::spawn(auth_worker::run(config, signal, stop.clone()))
+        }
+        _ => {
+            let config = events_worker::Config {
+                admin: ANY_PORT,
+                nats,
+                database_url: None,
+                data_dir,
+                demo: true,
+            };
+            tokio::spawn(events_worker::run(config, signal, stop.clone()))
+        }
+    };
+    is_ready.await.expect("the worker becomes ready");
+    Worker { stop, task }
+}
+
+async fn start_gateway(url: &str) -> (CancellationToken, gateway::Addresses) {
+    let stop = CancellationToken::new();
+    let (ready, is_ready) = oneshot::channel();
+    let config = gateway::Config {
+        http: ANY_PORT,
+        admin: ANY_PORT,
+        nats: NatsSettings::at(url.to_owned()),
+        cors_origins: vec!["*".to_owned()],
+        header_timeout: 3,
+    };
+    let signal = move |addresses| {
+        let _ = ready.send(addresses);
+    };
+    tokio::spawn(gateway::run(config, signal, stop.clone()));
+    (stop, is_ready.await.expect("the gateway becomes ready"))
+}

@@ -1,0 +1,310 @@
+//! The HTTP edge: statuses, headers and limits that hold whatever the operation.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{System, system::event};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_failure_is_a_problem() {
+    let system = System::start().await;
+    let user = system.login("user@acme.com", "Password123!").await;
+    let token = Some(user.token.as_str());
+    let post = |content_type: &'static str, body: String| {
+        system
+            .request(Method::POST, "/events", token)
+            .header("content-type", content_type)
+            .body(body)
+    };
+    let json_type = "application/json";
+    let cases = [
+        (404, "not-found", system.request(Method::GET, "/nowhere", token)),
+        (
+            404,
+            "not-found",
+            system.request(Method::GET, "/events/%ff%fe", token),
+        ),
+        (
+            405,
+            "method-not-allowed",
+            system.request(Method::PUT, "/events", token),
+        ),
+        (
+            401,
+            "unauthenticated",
+            system.request(Method::GET, "/events", None),
+        ),
+        (
+            401,
+            "unauthenticated",
+            system.request(Method::GET, "/events", Some("x.y.z")),
+        ),
+        (
+            406,
+            "not-acceptable",
+            system
+                .request(Method::GET, "/events", token)
+                .header("accept", "text/html"),
+        ),
+        (413, "payload-too-large", post(json_type, "x".repeat(65_537))),
+        (
+            414,
+            "uri-too-long",
+            system.request(
+                Method::GET,
+                &format!("/events?search={}", "x".repeat(9000)),
+                token,
+            ),
+        ),
+        (
+            415,
+            "unsupported-media-type",
+            post("text/plain", event("Test").to_string()),
+        ),
+        (
+            400,
+            "malformed-request",
+            post(json_type, "{\"title\":".to_owned()),
+        ),
+        (
+            400,
+            "malformed-request",
+            post(json_type, "[".repeat(65) + &"]".repeat(65)),
+        ),
+        (
+            400,
+            "malformed-request",
+            post(json_type, r#"{"title":"a","title":"b"}"#.to_owned()),
+        ),
+        (
+            400,
+            "malformed-request",
+            post(json_type, event("Test").to_string()).header("idempotency-key", "a b"),
+        ),
+        (
+            400,
+            "malformed-request",
+            post(json_type, event("Test").to_string())
+                .header("idempotency-key", "a")
+                .header("idempotency-key", "b"),
+        ),
+        (422, "validation-failed", post(json_type, "[]".to_owned())),
+        (422, "validation-failed", post(json_type, String::new())),
+        (
+            422,
+            "validation-failed",
+            system.request(Method::GET, "/events?nope=1", token),
+        ),
+    ];
+    for (status, problem, request) in cases {
+        let answer = system.send(request).await.expect(status);
+        assert_eq!(answer.problem(), problem, "{answer:?}");
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        assert_eq!(answer.header("cache-control"), "no-store");
+        assert_eq!(answer.body["status"], status);
+        assert_eq!(answer.body["outcome"], "none");
+        assert_eq!(answer.body["correlationId"], answer.header("x-correlation-id"));
+        assert_eq!(answer.body["traceId"].as_str().unwrap().len(), 32);
+        for name in ["title", "detail", "instance"] {
+            assert!(!answer.body[name].as_str().unwrap().is_empty(), "{answer:?}");
+        }
+    }
+    let wrong_method = system
+        .send(system.request(Method::DELETE, "/events", token))
+        .await
+        .expect(405);
+    let allow: Vec<&str> = wrong_method.header("allow").split(',').collect();
+    assert!(
+        ["GET", "HEAD", "POST"]
+            .iter()
+            .all(|method| allow.contains(method)),
+        "{allow:?}"
+    );
+    let large = system
+        .request(Method::POST, "/auth/login", None)
+        .header("content-type", json_type);
+    system.send(large.body("x".repeat(8193))).await.expect(413);
+    // Without a length known beforehand.
+    let chunks = futures_util::stream::iter((0..70).map(|_| Ok::<_, std::io::Error>("x".repeat(1000))));
+    let streamed = system
+        .request(Method::POST, "/events", token)
+        .header("content-type", json_type);
+    system
+        .send(streamed.body(reqwest::Body::wrap_stream(chunks)))
+        .await
+        .expect(413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn correlation_ids_are_kept_or_replaced_and_always_echoed() {
+    let system = System::start().await;
+    let user = system.login("user@acme.com", "Password123!").await;
+    let ask = async |path: &str, ids: &[&str]| {
+        let mut request = system.request(Method::GET, path, Some(&user.token));
+        for id in ids {
+            request = request.header("X-Correlation-ID", *id);
+        }
+        system.send(request).await
+    };
+    for path in [
+        "/events",
+        "/nowhere",
+        "/livez",
+        "/openapi.json",
+        "/docs/",
+        "/health",
+    ] {
+        assert_eq!(
+            ask(path, &["test-123"]).await.header("x-correlation-id"),
+            "test-123",
+            "{path}"
+        );
+    }
+    let long = "x".repeat(129);
+    for bad in [&[long.as_str()][..], &["a b"], &["a", "b"], &[""], &["a;b"], &[]] {
+        let answer = ask("/events", bad).await;
+        let id = answer.header("x-correlation-id");
+        assert_eq!((id.len(), &id[14..15]), (36, "7"), "{bad:?} became {id}");
+    }
+    assert_ne!(
+        ask("/events", &[]).await.header("x-correlation-id"),
+        ask("/events", &[]).await.header("x-correlation-id")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_are_told_what_they_may_do() {
+    let system = System::start().await;
+    let preflight = system
+        .request(Method::OPTIONS, "/events", None)
+        .header("origin", "https://app.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization,idempotency-key");
+    let answer = system.send(preflight).await.expect(200);
+    assert_eq!(answer.header("access-control-allow-origin"), "*");
+    assert!(
+        answer
+            .header("access-control-allow-headers")
+            .contains("idempotency-key")
+    );
+    // A failure, too, must be readable by the page that caused it.
+    let refused = system
+        .request(Method::GET, "/events", None)
+        .header("origin", "https://app.example");
+    let answer = system.send(refused).await.expect(401);
+    assert_eq!(answer.header("access-control-allow-origin"), "*");
+    assert!(
+        answer
+            .header("access-control-expose-headers")
+            .contains("x-correlation-id")
+    );
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    assert!(
+        answer
+            .header("content-security-policy")
+            .contains("frame-ancestors 'none'")
+    );
+    assert_eq!(answer.header("referrer-policy"), "no-referrer");
+    let page = system.get("/docs/", "").await.expect(200);
+    assert!(
+        !page.text.contains("http://") && !page.text.contains("https://"),
+        "{}",
+        page.text
+    );
+    let head = system
+        .send(system.request(Method::HEAD, "/livez", None))
+        .await
+        .expect(200);
+    assert_eq!(head.text, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_and_health_are_served() {
+    let system = System::start().await;
+    let openapi = system.get("/openapi.json", "").await.expect(200);
+    assert_eq!(openapi.body["openapi"], "3.1.0");
+    for operation in shared::contract::descriptions() {
+        let method = operation.route.method.as_str().to_lowercase();
+        assert!(
+            openapi.body["paths"][operation.route.path][method].is_object(),
+            "{}",
+            operation.subject
+        );
+    }
+    assert_eq!(
+        system.get("/asyncapi.json", "").await.expect(200).body["asyncapi"],
+        "3.0.0"
+    );
+    system.get("/livez", "").await.expect(200);
+    let ready = system.get("/readyz", "").await.expect(200);
+    assert_eq!(ready.body["checks"]["broker"]["status"], "pass");
+    let admin = reqwest::get(format!("{}/readyz", system.admin)).await.unwrap();
+    assert_eq!(admin.status(), 200);
+    crate::harness::eventually("every dependency passes", || async {
+        system.get("/health", "").await.body["status"] == "pass"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_declared_operation_is_routed() {
+    let system = System::start().await;
+    for operation in shared::contract::descriptions() {
+        let method = Method::from_bytes(operation.route.method.as_str().as_bytes()).unwrap();
+        let path = operation.route.path.replace("{id}", "x");
+        let answer = system.send(system.request(method, &path, None)).await;
+        assert!(
+            matches!(answer.status, 401 | 422),
+            "{} answered {}",
+            operation.subject,
+            answer.status
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_request_head_does_not_hold_a_connection() {
+    let system = System::start().await;
+    let address = system.http.strip_prefix("http://").unwrap().to_owned();
+    let mut slow = tokio::net::TcpStream::connect(&address).await.unwrap();
+    slow.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+        .await
+        .unwrap();
+    let mut silent = tokio::net::TcpStream::connect(&address).await.unwrap();
+    for stream in [&mut slow, &mut silent] {
+        let mut rest = Vec::new();
+        let ended =
+            tokio::time::timeout(std::time::Duration::from_secs(8), stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "the connection is still open");
+    }
+    system.get("/livez", "").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_worker_the_answer_is_503_at_once_and_its_return_is_noticed() {
+    let mut system = System::start().await;
+    let user = system.login("user@acme.com", "Password123!").await;
+    system.stop_worker("events-worker").await;
+    let begun = std::time::Instant::now();
+    let answer = system.get("/events", &user.token).await.expect(503);
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(1),
+        "it waited {:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        (answer.problem(), &answer.body["retryable"]),
+        ("unavailable", &json!(true))
+    );
+    assert_eq!(answer.header("retry-after"), "1");
+    system.get("/auth/me", &user.token).await.expect(200);
+    system.get("/readyz", "").await.expect(200);
+    crate::harness::eventually("health warns", || async {
+        system.get("/health", "").await.body["status"] == "warn"
+    })
+    .await;
+    system.start_worker("events-worker").await;
+    let listed = system.get("/events", &user.token).await.expect(200);
+    assert_ne!(listed.body["data"], Value::Null);
+}
