@@ -76,6 +76,7 @@ impl Broker {
         let directory = directory.canonicalize()?;
         let config = directory.join("nats-server.conf");
         let log = directory.join("nats-server.log");
+        forget_ports(&directory)?;
         std::fs::write(&config, configuration(&directory, &log, port))?;
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "eventboard-broker"])
@@ -91,22 +92,10 @@ impl Broker {
             .context("cannot start nats-server")?;
         let pipe = keeper.stdin.take();
         let mut lines = BufReader::new(keeper.stdout.take().context("nats-server has no output")?).lines();
-        let pid = lines
-            .next_line()
-            .await?
-            .context("nats-server did not start")?
-            .parse()?;
-        let mut broker = Self {
-            keeper,
-            pipe,
-            pid,
-            port: 0,
-        };
+        let pid = lines.next_line().await?.context("nats-server did not start")?.parse()?;
+        let mut broker = Self { keeper, pipe, pid, port: 0 };
         // The server names this file after its own binary.
-        let name = binary
-            .file_name()
-            .context("the path of nats-server names no file")?
-            .to_string_lossy();
+        let name = binary.file_name().context("the path of nats-server names no file")?.to_string_lossy();
         let ports = directory.join(format!("{name}_{pid}.ports"));
         match tokio::time::timeout(START_TIMEOUT, broker.read_port(&ports)).await {
             Ok(Ok(port)) => {
@@ -124,9 +113,8 @@ impl Broker {
                 bail!("nats-server ended at once with {status}");
             }
             // Written once the server accepts connections; half written files do not parse.
-            let written = std::fs::read(ports)
-                .ok()
-                .and_then(|text| serde_json::from_slice::<Ports>(&text).ok());
+            let written =
+                std::fs::read(ports).ok().and_then(|text| serde_json::from_slice::<Ports>(&text).ok());
             let address = written.as_ref().and_then(|ports| ports.nats.first());
             if let Some(port) = address.and_then(|address| address.rsplit(':').next()?.parse().ok()) {
                 return Ok(port);
@@ -166,10 +154,7 @@ impl Broker {
     /// Ends nats-server and waits until it has.
     pub async fn stop(mut self) {
         drop(self.pipe.take());
-        if tokio::time::timeout(STOP_TIMEOUT, self.keeper.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(STOP_TIMEOUT, self.keeper.wait()).await.is_err() {
             self.signal(Signal::SIGKILL);
             let _ = self.keeper.wait().await;
         }
@@ -186,6 +171,17 @@ fn configuration(directory: &Path, log: &Path, port: Option<u16>) -> String {
         quoted(directory),
         quoted(&directory.join("jetstream")),
     )
+}
+
+/// Removes what killed servers left: a reused process id must not bring an old port back.
+fn forget_ports(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "ports") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn tail(log: &Path) -> String {

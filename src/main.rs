@@ -19,9 +19,10 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     telemetry::init();
     let shutdown = ops::shutdown_on_signal()?;
+    let demo = arguments.config.demo;
     let announce = |ready: &runner::Ready| {
         // Beside the log lines, which are for machines; nobody may be listening any more.
-        let _ = std::io::stderr().write_all(runner::welcome(ready).as_bytes());
+        let _ = std::io::stderr().write_all(runner::welcome(ready, demo).as_bytes());
     };
     runner::run(arguments.config, announce, shutdown).await
 }

@@ -27,9 +27,12 @@ pub struct Config {
     /// Address the API is served on [default: 127.0.0.1:3000, or a free port when it is taken]
     #[arg(long, env = "EVENTBOARD_HTTP")]
     pub http: Option<SocketAddr>,
-    /// A NATS server to use instead of a private one
-    #[arg(long, env = "EVENTBOARD_NATS_URL")]
-    pub nats_url: Option<String>,
+    /// A NATS server to use instead of a private one.
+    #[command(flatten)]
+    pub nats: NatsSettings,
+    /// Where the system runs
+    #[arg(long, env = "EVENTBOARD_ENV", value_enum, default_value_t)]
+    pub env: Environment,
     /// Database of the auth worker [default: auth.db in the data directory]
     #[arg(long, env = "EVENTBOARD_AUTH_DATABASE_URL")]
     pub auth_database_url: Option<DatabaseUrl>,
@@ -43,12 +46,7 @@ pub struct Config {
     #[arg(long, env = "EVENTBOARD_DEMO", default_value_t = true, action = clap::ArgAction::Set)]
     pub demo: bool,
     /// Origins that browsers may call from, separated by commas; * allows all
-    #[arg(
-        long,
-        env = "EVENTBOARD_CORS_ORIGINS",
-        default_value = "*",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "EVENTBOARD_CORS_ORIGINS", default_value = "*", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 }
 
@@ -106,18 +104,21 @@ pub async fn run(
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot create the data directory {}", config.data_dir.display()))?;
     let _lock = lock(&config.data_dir)?;
-    let broker = match &config.nats_url {
-        Some(_) => None,
-        None => Some(PrivateBroker::start(&config.data_dir).await?),
+    // Left by a system that was killed.
+    let _ = std::fs::remove_file(config.data_dir.join("ready.json"));
+    if config.env == Environment::Production {
+        bail!(
+            "EVENTBOARD_ENV=production: this runs everything in one process for development; run the services apart"
+        );
+    }
+    let (nats, broker) = match &config.nats.url {
+        Some(_) => (config.nats.clone(), None),
+        None => {
+            let broker = PrivateBroker::start(&config.data_dir).await?;
+            (NatsSettings::at(broker.broker.url()), Some(broker))
+        }
     };
-    let nats = match (&config.nats_url, &broker) {
-        (Some(url), _) => url.clone(),
-        (None, Some(broker)) => broker.broker.url(),
-        (None, None) => bail!("there is no broker"),
-    };
-    let pids = Pids {
-        nats_server: broker.as_ref().map(|broker| broker.broker.pid()),
-    };
+    let pids = Pids { nats_server: broker.as_ref().map(|broker| broker.broker.pid()) };
     let stop_broker = CancellationToken::new();
     let keep_broker = async {
         match broker {
@@ -136,7 +137,7 @@ pub async fn run(
 
 async fn run_services(
     config: &Config,
-    nats: String,
+    settings: NatsSettings,
     pids: Pids,
     announce: impl FnOnce(&Ready),
     shutdown: CancellationToken,
@@ -147,7 +148,6 @@ async fn run_services(
         auth_worker: choose(None, 9101, "the auth worker's admin port")?,
         events_worker: choose(None, 9102, "the events worker's admin port")?,
     };
-    let settings = NatsSettings::at(nats.clone());
     let auth = auth_worker::Config {
         admin: ports.auth_worker,
         nats: settings.clone(),
@@ -166,6 +166,7 @@ async fn run_services(
         data_dir: config.data_dir.clone(),
         demo: config.demo,
     };
+    let nats = settings.url().to_owned();
     let gateway = gateway::Config {
         http: ports.http,
         admin: ports.gateway,
@@ -180,28 +181,16 @@ async fn run_services(
     let (auth_ready, auth_is_ready) = oneshot::channel();
     let (events_ready, events_is_ready) = oneshot::channel();
     let (gateway_ready, gateway_is_ready) = oneshot::channel();
-    let keep_auth = keep(
-        "auth-worker",
-        auth_ready,
-        stop_workers.clone(),
-        &failed,
-        |ready, stop| auth_worker::run(auth.clone(), move |_| ready(), stop),
-    );
-    let keep_events = keep(
-        "events-worker",
-        events_ready,
-        stop_workers.clone(),
-        &failed,
-        |ready, stop| events_worker::run(events.clone(), move |_| ready(), stop),
-    );
+    let keep_auth = keep("auth-worker", auth_ready, stop_workers.clone(), &failed, |ready, stop| {
+        auth_worker::run(auth.clone(), move |_| ready(), stop)
+    });
+    let keep_events = keep("events-worker", events_ready, stop_workers.clone(), &failed, |ready, stop| {
+        events_worker::run(events.clone(), move |_| ready(), stop)
+    });
     let keep_gateway = async {
-        let kept = keep(
-            "gateway",
-            gateway_ready,
-            stop_gateway.clone(),
-            &failed,
-            |ready, stop| gateway::run(gateway.clone(), move |_| ready(), stop),
-        )
+        let kept = keep("gateway", gateway_ready, stop_gateway.clone(), &failed, |ready, stop| {
+            gateway::run(gateway.clone(), move |_| ready(), stop)
+        })
         .await;
         stop_workers.cancel();
         kept
@@ -287,11 +276,8 @@ struct PrivateBroker {
 impl PrivateBroker {
     async fn start(data_dir: &Path) -> anyhow::Result<Self> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let tools = if source.join("Cargo.toml").exists() {
-            source.join(".tools")
-        } else {
-            data_dir.join("tools")
-        };
+        let tools =
+            if source.join("Cargo.toml").exists() { source.join(".tools") } else { data_dir.join("tools") };
         let binary = find_nats_server(&tools).await?;
         let directory = data_dir.join("nats");
         let usual = free(SocketAddr::from((Ipv4Addr::LOCALHOST, 4222))).map(|address| address.port());
@@ -302,11 +288,12 @@ impl PrivateBroker {
                 "port 4222 is taken; the private NATS server uses another one"
             );
         }
-        Ok(Self {
-            broker,
-            binary,
-            directory,
-        })
+        Ok(Self { broker, binary, directory })
+    }
+
+    async fn restart(&mut self, port: u16) -> anyhow::Result<()> {
+        self.broker = Broker::start(&self.binary, &self.directory, Some(port)).await?;
+        Ok(())
     }
 
     /// Starts the broker again whenever it ends, until `stop`.
@@ -320,7 +307,13 @@ impl PrivateBroker {
                 () = self.broker.ended() => tracing::error!("the NATS server ended; starting it again"),
             }
             let port = self.broker.port();
-            self.broker = Broker::start(&self.binary, &self.directory, Some(port)).await?;
+            while let Err(error) = self.restart(port).await {
+                tracing::error!(error = format!("{error:#}"), "the NATS server does not start; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(RESTART_DELAY) => {}
+                }
+            }
         }
     }
 }
@@ -347,15 +340,18 @@ impl Ready {
 }
 
 /// What to try first, for whoever started the system.
-pub fn welcome(ready: &Ready) -> String {
-    let users: Vec<String> = demo::USERS
-        .iter()
-        .map(|user| format!("{} ({})", user.email, user.role.as_str()))
-        .collect();
+///
+/// Without the demo data there is nobody to sign in as, and the first thing to do is to sign up.
+pub fn welcome(ready: &Ready, demo: bool) -> String {
+    let addresses = addresses(ready);
+    if !demo {
+        return format!("{addresses}\nPOST /auth/signup makes the first user.\n\nCtrl-C stops everything.\n");
+    }
+    let users: Vec<String> =
+        demo::USERS.iter().map(|user| format!("{} ({})", user.email, user.role.as_str())).collect();
     let Ready { http, nats, .. } = ready;
     format!(
-        "\nEventBoard is ready\n\n  API     {http}\n  Docs    {http}/docs\n  Health  {http}/health\n  NATS    {nats}\n\n\
-         Demo users, password {password}:\n  {users}\n\nTry:\n  \
+        "{addresses}\nDemo users, password {password}:\n  {users}\n\nTry:\n  \
          TOKEN=$(curl -s {http}/auth/login -H 'Content-Type: application/json' \\\n    \
          -d '{{\"email\":\"user@acme.com\",\"password\":\"{password}\"}}' | sed 's/.*\"accessToken\":\"\\([^\"]*\\)\".*/\\1/')\n  \
          curl -s {http}/events -H \"Authorization: Bearer $TOKEN\"\n  \
@@ -365,15 +361,18 @@ pub fn welcome(ready: &Ready) -> String {
     )
 }
 
+fn addresses(Ready { http, nats, .. }: &Ready) -> String {
+    format!(
+        "\nEventBoard is ready\n\n  API     {http}\n  Docs    {http}/docs\n  Health  {http}/health\n  NATS    {nats}\n"
+    )
+}
+
 /// One system per data directory.
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
     let path = data_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     if file.try_lock().is_err() {
-        bail!(
-            "another EventBoard uses {}; set EVENTBOARD_DATA_DIR to another directory",
-            data_dir.display()
-        );
+        bail!("another EventBoard uses {}; set EVENTBOARD_DATA_DIR to another directory", data_dir.display());
     }
     Ok(file)
 }
@@ -393,10 +392,7 @@ fn choose(wanted: Option<SocketAddr>, usual: u16, what: &str) -> anyhow::Result<
         return Ok(address);
     }
     let address = free(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("there is no free port")?;
-    tracing::info!(
-        port = address.port(),
-        "port {usual} is taken; {what} uses another one"
-    );
+    tracing::info!(port = address.port(), "port {usual} is taken; {what} uses another one");
     Ok(address)
 }
 

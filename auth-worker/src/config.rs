@@ -45,10 +45,7 @@ impl Config {
     pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
         std::fs::create_dir_all(&self.data_dir)
             .with_context(|| format!("cannot create the data directory {}", self.data_dir.display()))?;
-        Ok(self
-            .database_url
-            .clone()
-            .unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("auth.db"))))
+        Ok(self.database_url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("auth.db"))))
     }
 
     pub(crate) fn signing_key(&self) -> Option<&SecretString> {

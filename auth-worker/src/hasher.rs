@@ -56,16 +56,8 @@ pub struct Verified {
 }
 
 enum Job {
-    Hash {
-        password: Secret,
-        salt: [u8; SALT],
-        reply: oneshot::Sender<Result<String, HasherError>>,
-    },
-    Verify {
-        password: Secret,
-        stored: String,
-        reply: oneshot::Sender<Result<Verified, HasherError>>,
-    },
+    Hash { password: Secret, salt: [u8; SALT], reply: oneshot::Sender<Result<String, HasherError>> },
+    Verify { password: Secret, stored: String, reply: oneshot::Sender<Result<Verified, HasherError>> },
 }
 
 impl Hasher {
@@ -84,15 +76,8 @@ impl Hasher {
                 .spawn(move || work(&queue))
                 .map_err(|error| HasherError::Failed(error.to_string()))?;
         }
-        let dummy = hash(
-            &Secret::new("a password nobody has".to_owned()),
-            &[7; SALT],
-            &mut Vec::new(),
-        )?;
-        Ok(Self {
-            jobs,
-            dummy: dummy.into(),
-        })
+        let dummy = hash(&Secret::new("a password nobody has".to_owned()), &[7; SALT], &mut Vec::new())?;
+        Ok(Self { jobs, dummy: dummy.into() })
     }
 
     /// Hashes a new password with a fresh salt.
@@ -103,14 +88,8 @@ impl Hasher {
         let mut salt = [0; SALT];
         aws_lc_rs::rand::fill(&mut salt).map_err(|error| HasherError::Failed(error.to_string()))?;
         let (reply, result) = oneshot::channel();
-        self.submit(Job::Hash {
-            password,
-            salt,
-            reply,
-        })?;
-        result
-            .await
-            .map_err(|error| HasherError::Failed(error.to_string()))?
+        self.submit(Job::Hash { password, salt, reply })?;
+        result.await.map_err(|error| HasherError::Failed(error.to_string()))?
     }
 
     /// Compares a password with a stored hash; `None` costs the same and never matches.
@@ -121,18 +100,9 @@ impl Hasher {
         let known = stored.is_some();
         let stored = stored.unwrap_or_else(|| self.dummy.to_string());
         let (reply, result) = oneshot::channel();
-        self.submit(Job::Verify {
-            password,
-            stored,
-            reply,
-        })?;
-        let verified = result
-            .await
-            .map_err(|error| HasherError::Failed(error.to_string()))??;
-        Ok(Verified {
-            matches: known && verified.matches,
-            ..verified
-        })
+        self.submit(Job::Verify { password, stored, reply })?;
+        let verified = result.await.map_err(|error| HasherError::Failed(error.to_string()))??;
+        Ok(Verified { matches: known && verified.matches, ..verified })
     }
 
     fn submit(&self, job: Job) -> Result<(), HasherError> {
@@ -153,18 +123,10 @@ fn work(queue: &Mutex<Receiver<Job>>) {
             // Nobody waits any more: the work would be for nothing.
             Ok(Job::Hash { reply, .. }) if reply.is_closed() => {}
             Ok(Job::Verify { reply, .. }) if reply.is_closed() => {}
-            Ok(Job::Hash {
-                password,
-                salt,
-                reply,
-            }) => {
+            Ok(Job::Hash { password, salt, reply }) => {
                 let _ = reply.send(hash(&password, &salt, &mut memory));
             }
-            Ok(Job::Verify {
-                password,
-                stored,
-                reply,
-            }) => {
+            Ok(Job::Verify { password, stored, reply }) => {
                 let _ = reply.send(verify(&password, &stored, &mut memory));
             }
         }
@@ -245,10 +207,7 @@ mod tests {
         let verify = async |password, stored| hasher.verify(secret(password), stored).await.unwrap();
         assert_eq!(
             verify("correct horse", Some(stored.clone())).await,
-            Verified {
-                matches: true,
-                outdated: false
-            }
+            Verified { matches: true, outdated: false }
         );
         assert!(!verify("wrong horse", Some(stored)).await.matches);
         assert!(!verify("a password nobody has", None).await.matches);
@@ -269,26 +228,15 @@ mod tests {
             hash: Some(Output::new(&output).unwrap()),
         };
         let verified = hasher.verify(secret("x"), Some(old.to_string())).await.unwrap();
-        assert_eq!(
-            verified,
-            Verified {
-                matches: true,
-                outdated: true
-            }
-        );
+        assert_eq!(verified, Verified { matches: true, outdated: true });
         let greedy = old.to_string().replace("m=8", "m=4194304");
-        assert!(matches!(
-            hasher.verify(secret("x"), Some(greedy)).await,
-            Err(HasherError::StoredHash(_))
-        ));
+        assert!(matches!(hasher.verify(secret("x"), Some(greedy)).await, Err(HasherError::StoredHash(_))));
     }
 
     #[tokio::test]
     async fn a_full_queue_says_so_at_once() {
         let hasher = Hasher::start(1).unwrap();
-        let waiting: Vec<_> = (0..QUEUE_PER_THREAD + 8)
-            .map(|_| hasher.verify(secret("x"), None))
-            .collect();
+        let waiting: Vec<_> = (0..QUEUE_PER_THREAD + 8).map(|_| hasher.verify(secret("x"), None)).collect();
         let results = futures_util::future::join_all(waiting).await;
         assert!(results.iter().any(|result| *result == Err(HasherError::Busy)));
         assert!(results.iter().any(Result::is_ok));

@@ -37,9 +37,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let admin = ops::AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
     let DatabaseUrl::Sqlite(path) = config.database()?;
-    let store = SqliteAuthStore::open(&path)
-        .await
-        .context("cannot open the auth database")?;
+    let store = SqliteAuthStore::open(&path).await.context("cannot open the auth database")?;
     let issuer = match (config.signing_key(), config.env) {
         (Some(pem), _) => TokenIssuer::from_pem(pem)?,
         (None, Environment::Production) => anyhow::bail!("EVENTBOARD_SIGNING_KEY is required in production"),
@@ -50,29 +48,21 @@ pub async fn run(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let hasher = Hasher::start(threads).context("cannot start the password threads")?;
     if config.demo {
-        seed::seed(&store, &hasher)
-            .await
-            .context("cannot write the demo data")?;
+        seed::seed(&store, &hasher).await.context("cannot write the demo data")?;
     }
     let jwks = issuer.jwks();
     let keys = PublicKeys::unknown();
-    keys.replace(&jwks)
-        .context("the signing key has no usable public key")?;
+    keys.replace(&jwks).context("the signing key has no usable public key")?;
 
-    let connection = Connection::open(&config.nats, "auth").await?;
+    let connection = tokio::select! {
+        connection = Connection::open(&config.nats, "auth") => connection?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let directory = KeyDirectory::new(connection.clone());
-    directory
-        .publish(&jwks, config.replicas)
-        .await
-        .context("cannot publish the public keys")?;
+    directory.publish(&jwks, config.replicas).await.context("cannot publish the public keys")?;
     let handler = Arc::new(Auth::new(Arc::new(store), hasher, issuer));
-    let server = Server::new(
-        connection.clone(),
-        SERVICE,
-        Auth::bind(),
-        handler,
-        Arc::new(Verifier::new(keys)),
-    );
+    let server =
+        Server::new(connection.clone(), SERVICE, Auth::bind(), handler, Arc::new(Verifier::new(keys)));
     let admin_address = admin.address();
     let readiness = {
         let connection = connection.clone();

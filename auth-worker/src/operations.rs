@@ -34,19 +34,12 @@ impl AuthHandlers for Auth {}
 
 impl Auth {
     pub(crate) fn new(store: Arc<dyn AuthStore>, hasher: Hasher, issuer: TokenIssuer) -> Self {
-        Self {
-            store,
-            hasher,
-            issuer,
-        }
+        Self { store, hasher, issuer }
     }
 
     /// The pair of tokens for `session` as it stands.
     fn signed_in<E>(&self, user: User, session: &Session, now: Timestamp) -> Result<SignedIn, Failure<E>> {
-        let newest = RefreshToken {
-            session_id: session.id,
-            counter: session.counter,
-        };
+        let newest = RefreshToken { session_id: session.id, counter: session.counter };
         let access_token = self
             .issuer
             .access_token(&user, session.id, now)

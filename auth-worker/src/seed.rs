@@ -22,11 +22,7 @@ pub(crate) async fn seed(store: &impl AuthStore, hasher: &Hasher) -> Result<(), 
     let now = Timestamp::now();
     let organizations: Vec<Organization> = demo::ORGANIZATIONS
         .iter()
-        .map(|demo| Organization {
-            id: demo.id,
-            name: demo.name.to_owned(),
-            slug: demo.slug.to_owned(),
-        })
+        .map(|demo| Organization { id: demo.id, name: demo.name.to_owned(), slug: demo.slug.to_owned() })
         .collect();
     let mut users = Vec::new();
     for demo in &demo::USERS {

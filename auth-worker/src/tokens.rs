@@ -34,9 +34,7 @@ pub struct TokenIssuer {
 
 impl fmt::Debug for TokenIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenIssuer")
-            .field("kid", &self.kid)
-            .finish_non_exhaustive()
+        f.debug_struct("TokenIssuer").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
@@ -82,15 +80,10 @@ impl TokenIssuer {
         let der = STANDARD.decode(base64).map_err(|_| SigningKeyError::Malformed)?;
         let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| SigningKeyError::Malformed)?;
         let public_key = pair.public_key().as_ref().to_vec();
-        let seed = pair
-            .seed()
-            .and_then(|seed| seed.as_be_bytes())
-            .map_err(|_| SigningKeyError::Malformed)?;
+        let seed = pair.seed().and_then(|seed| seed.as_be_bytes()).map_err(|_| SigningKeyError::Malformed)?;
         // A key of its own for each purpose, so that no output of one says anything about the other.
-        let derived = hmac::sign(
-            &hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref()),
-            b"eventboard refresh tokens v1",
-        );
+        let derived =
+            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref()), b"eventboard refresh tokens v1");
         Ok(Self {
             signing: EncodingKey::from_ed_der(&der),
             refresh: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
@@ -115,13 +108,9 @@ impl TokenIssuer {
                 .mode(0o600)
                 .open(path)
                 .map_err(failed)?;
-            file.write_all(pem.as_bytes())
-                .and_then(|()| file.sync_all())
-                .map_err(failed)?;
+            file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         }
-        Self::from_pem(&SecretString::from(
-            std::fs::read_to_string(path).map_err(failed)?,
-        ))
+        Self::from_pem(&SecretString::from(std::fs::read_to_string(path).map_err(failed)?))
     }
 
     /// The JWKS document (RFC 7517) with the public key; private members never get in.
@@ -165,11 +154,7 @@ impl TokenIssuer {
             exp: now.unix_seconds() + ACCESS_TOKEN_SECONDS,
             jti: Uuid::now_v7(),
         };
-        Ok(Secret::new(jsonwebtoken::encode(
-            &header,
-            &claims,
-            &self.signing,
-        )?))
+        Ok(Secret::new(jsonwebtoken::encode(&header, &claims, &self.signing)?))
     }
 
     /// The one refresh token of (session, counter): deriving it again gives the same.
@@ -198,9 +183,7 @@ impl TokenIssuer {
 /// RFC 7638: the key's own hash as its id.
 fn thumbprint(public_key: &[u8]) -> String {
     let x = URL_SAFE_NO_PAD.encode(public_key);
-    URL_SAFE_NO_PAD.encode(Sha256::digest(format!(
-        r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#
-    )))
+    URL_SAFE_NO_PAD.encode(Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)))
 }
 
 #[cfg(test)]
@@ -215,10 +198,7 @@ mod tests {
         let first = TokenIssuer::from_file_or_generate(&path).unwrap();
         let second = TokenIssuer::from_file_or_generate(&path).unwrap();
         assert_eq!(first.jwks(), second.jwks());
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!first.jwks().contains("\"d\""));
     }
 
@@ -227,22 +207,9 @@ mod tests {
         // RFC 8410 §10.3, the example without a public key.
         let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
         let issuer = TokenIssuer::from_pem(&SecretString::from(pem.to_owned())).unwrap();
-        assert!(
-            issuer
-                .jwks()
-                .contains("Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"),
-            "{}",
-            issuer.jwks()
-        );
-        for bad in [
-            "",
-            "hello",
-            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----",
-        ] {
-            assert!(
-                TokenIssuer::from_pem(&SecretString::from(bad.to_owned())).is_err(),
-                "{bad}"
-            );
+        assert!(issuer.jwks().contains("Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"), "{}", issuer.jwks());
+        for bad in ["", "hello", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"] {
+            assert!(TokenIssuer::from_pem(&SecretString::from(bad.to_owned())).is_err(), "{bad}");
         }
     }
 
@@ -250,18 +217,12 @@ mod tests {
     fn refresh_tokens_are_derived_and_cannot_be_made_up() {
         let directory = tempfile::tempdir().unwrap();
         let issuer = TokenIssuer::from_file_or_generate(&directory.path().join("k")).unwrap();
-        let token = RefreshToken {
-            session_id: SessionId(Uuid::now_v7()),
-            counter: 7,
-        };
+        let token = RefreshToken { session_id: SessionId(Uuid::now_v7()), counter: 7 };
         let text = issuer.refresh_token(token);
         assert_eq!(issuer.read_refresh_token(&text), Some(token));
         let mut forged = URL_SAFE_NO_PAD.decode(text.expose()).unwrap();
         forged[19] ^= 1;
-        assert_eq!(
-            issuer.read_refresh_token(&Secret::new(URL_SAFE_NO_PAD.encode(forged))),
-            None
-        );
+        assert_eq!(issuer.read_refresh_token(&Secret::new(URL_SAFE_NO_PAD.encode(forged))), None);
         assert_eq!(issuer.read_refresh_token(&Secret::new("x".into())), None);
     }
 }

@@ -27,11 +27,7 @@ impl FromStr for DatabaseUrl {
     fn from_str(url: &str) -> Result<Self, UnknownDatabase> {
         let path = url.strip_prefix("sqlite:").ok_or(UnknownDatabase)?;
         let path = path.strip_prefix("//").unwrap_or(path);
-        if path.is_empty() {
-            Err(UnknownDatabase)
-        } else {
-            Ok(Self::Sqlite(PathBuf::from(path)))
-        }
+        if path.is_empty() { Err(UnknownDatabase) } else { Ok(Self::Sqlite(PathBuf::from(path))) }
     }
 }
 
@@ -100,10 +96,7 @@ mod tests {
 
     #[test]
     fn urls_name_a_file_or_are_refused() {
-        assert_eq!(
-            "sqlite:///a/b.db".parse(),
-            Ok(DatabaseUrl::Sqlite("/a/b.db".into()))
-        );
+        assert_eq!("sqlite:///a/b.db".parse(), Ok(DatabaseUrl::Sqlite("/a/b.db".into())));
         assert_eq!("sqlite:b.db".parse(), Ok(DatabaseUrl::Sqlite("b.db".into())));
         for bad in ["", "sqlite:", "postgres://localhost/x", "b.db"] {
             assert_eq!(bad.parse::<DatabaseUrl>(), Err(UnknownDatabase), "{bad}");

@@ -29,8 +29,6 @@ pub struct Config {
 
 impl Config {
     pub(crate) fn database(&self) -> DatabaseUrl {
-        self.database_url
-            .clone()
-            .unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("events.db")))
+        self.database_url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("events.db")))
     }
 }

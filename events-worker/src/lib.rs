@@ -33,13 +33,14 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let admin = ops::AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
     let DatabaseUrl::Sqlite(path) = config.database();
-    let store = SqliteEventStore::open(&path)
-        .await
-        .context("cannot open the events database")?;
+    let store = SqliteEventStore::open(&path).await.context("cannot open the events database")?;
     if config.demo {
         seed::seed(&store).await.context("cannot write the demo data")?;
     }
-    let connection = Connection::open(&config.nats, "events").await?;
+    let connection = tokio::select! {
+        connection = Connection::open(&config.nats, "events") => connection?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let keys = PublicKeys::unknown();
     let handler = Arc::new(Events::new(Arc::new(store)));
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));

@@ -18,7 +18,5 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init();
     let shutdown = ops::shutdown_on_signal()?;
     let span = tracing::info_span!("service", service = "events-worker");
-    events_worker::run(arguments.config, |_| {}, shutdown)
-        .instrument(span)
-        .await
+    events_worker::run(arguments.config, |_| {}, shutdown).instrument(span).await
 }

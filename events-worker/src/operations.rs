@@ -69,11 +69,7 @@ impl Events {
             let event = found.ok_or(refused(ChangeError::NotFound))?;
             let after = permitted(principal, &event, action).map_err(refused)?;
             let current = EntityTag(event.version);
-            if cx
-                .if_match
-                .as_ref()
-                .is_some_and(|wanted| !wanted.matches_strongly(current))
-            {
+            if cx.if_match.as_ref().is_some_and(|wanted| !wanted.matches_strongly(current)) {
                 return Err(refused(ChangeError::VersionMismatch(current)));
             }
             let change = apply(&event).map_err(Failure::Refused)?;
@@ -83,10 +79,7 @@ impl Events {
                     next.status = after;
                     next.version = event.version + 1;
                     next.updated_at = cx.now;
-                    (
-                        transaction.replace(&next, event.status, event.version).await?,
-                        Some(next),
-                    )
+                    (transaction.replace(&next, event.status, event.version).await?, Some(next))
                 }
                 Change::Vanishes => (transaction.remove(&event).await?, None),
             };
@@ -103,7 +96,7 @@ impl Events {
                 result.as_ref(),
             )
             .await?;
-            transaction.commit().await?;
+            transaction.commit().await.map_err(|error| Failure::commit_unknown(&error))?;
             tracing::info!(event_id = %id, "{} event", action.verb());
             return Ok(result.unwrap_or(event));
         }
@@ -122,10 +115,7 @@ impl Events {
 }
 
 fn actor(principal: &Principal, event: &Event) -> Actor {
-    Actor {
-        role: principal.role,
-        is_creator: event.created_by_id == principal.user_id,
-    }
+    Actor { role: principal.role, is_creator: event.created_by_id == principal.user_id }
 }
 
 /// Where the event stands after `action`, or why it may not happen.
@@ -134,10 +124,7 @@ fn permitted(principal: &Principal, event: &Event, action: Action) -> Result<Eve
         Verdict::Allowed(after) => Ok(after),
         Verdict::Invisible => Err(ChangeError::NotFound),
         Verdict::Forbidden(why) => Err(ChangeError::NotAllowed(why)),
-        Verdict::WrongState => Err(ChangeError::WrongState {
-            action: action.verb(),
-            status: event.status,
-        }),
+        Verdict::WrongState => Err(ChangeError::WrongState { action: action.verb(), status: event.status }),
     }
 }
 

@@ -40,9 +40,7 @@ pub(crate) async fn seed(store: &impl EventStore) -> Result<(), StoreError> {
                     reason: None,
                     correlation_id: "demo-data".to_owned(),
                 };
-                transaction
-                    .record(event.organization_id, event.id, &entry)
-                    .await?;
+                transaction.record(event.organization_id, event.id, &entry).await?;
             }
             transaction.commit().await?;
         }

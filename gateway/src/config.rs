@@ -18,12 +18,7 @@ pub struct Config {
     #[command(flatten)]
     pub nats: NatsSettings,
     /// Origins that browsers may call from, separated by commas; * allows all
-    #[arg(
-        long,
-        env = "EVENTBOARD_CORS_ORIGINS",
-        default_value = "*",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "EVENTBOARD_CORS_ORIGINS", default_value = "*", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
     /// Seconds a client may take to send a request's head; also how long an idle connection is kept
     #[arg(long, env = "EVENTBOARD_HEADER_TIMEOUT", default_value_t = 30)]

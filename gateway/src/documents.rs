@@ -17,11 +17,13 @@ const DOCS_POLICY: &str =
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /// Problems that every operation may answer with.
-const SHARED_PROBLEMS: [ProblemType; 9] = [
+const SHARED_PROBLEMS: [ProblemType; 11] = [
     ProblemType::MalformedRequest,
     ProblemType::NotAcceptable,
+    ProblemType::UriTooLong,
     ProblemType::ValidationFailed,
     ProblemType::Internal,
+    ProblemType::ReplyTooLarge,
     ProblemType::MalformedReply,
     ProblemType::Unavailable,
     ProblemType::Overloaded,
@@ -54,10 +56,7 @@ fn openapi() -> Value {
     for operation in descriptions() {
         let method = operation.route.method.as_str().to_ascii_lowercase();
         let described = describe(&operation, &mut components);
-        paths
-            .entry(operation.route.path)
-            .or_default()
-            .insert(method, described);
+        paths.entry(operation.route.path).or_default().insert(method, described);
     }
     json!({
         "openapi": "3.1.0",
@@ -76,10 +75,7 @@ fn openapi() -> Value {
 }
 
 fn describe(operation: &Description, components: &mut Map<String, Value>) -> Value {
-    let (service, verb) = (
-        operation.subject.split('.').next().unwrap_or_default(),
-        operation.verb(),
-    );
+    let (service, verb) = (operation.subject.split('.').next().unwrap_or_default(), operation.verb());
     let mut schema = serde_json::to_value(&operation.request.schema).unwrap_or_default();
     let in_path = operation.route.path.contains("{id}");
     if in_path {
@@ -99,15 +95,9 @@ fn describe(operation: &Description, components: &mut Map<String, Value>) -> Val
     if operation.access != Access::Public {
         described["security"] = json!([{ "bearer": [] }]);
     }
-    let has_fields = schema["properties"]
-        .as_object()
-        .is_some_and(|properties| !properties.is_empty());
+    let has_fields = schema["properties"].as_object().is_some_and(|properties| !properties.is_empty());
     if has_fields && matches!(operation.route.method, Method::Post | Method::Patch) {
-        let name = if in_path {
-            format!("{verb}-body")
-        } else {
-            operation.request.name.clone()
-        };
+        let name = if in_path { format!("{verb}-body") } else { operation.request.name.clone() };
         components.insert(name.clone(), schema);
         described["requestBody"] = json!({
             "required": true,
@@ -120,32 +110,22 @@ fn describe(operation: &Description, components: &mut Map<String, Value>) -> Val
 fn parameters(operation: &Description, in_path: bool, schema: &Value) -> Vec<Value> {
     let text = json!({ "type": "string" });
     let header = |name: &str, description: &str| json!({ "name": name, "in": "header", "description": description, "schema": text });
-    let mut parameters = vec![header(
-        "X-Correlation-ID",
-        "Kept when it matches [A-Za-z0-9._-]{1,128}, else replaced",
-    )];
+    let mut parameters =
+        vec![header("X-Correlation-ID", "Kept when it matches [A-Za-z0-9._-]{1,128}, else replaced")];
     if in_path {
         let schema = json!({ "type": "string", "format": "uuid" });
         parameters.push(json!({ "name": "id", "in": "path", "required": true, "schema": schema }));
     }
     if operation.repeat == Repeat::WithKey {
-        parameters.push(header(
-            "Idempotency-Key",
-            "1 to 255 printable ASCII characters, bare or quoted",
-        ));
+        parameters.push(header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted"));
         if in_path {
-            parameters.push(header(
-                "If-Match",
-                "Fails with 412 unless the event still has this ETag",
-            ));
+            parameters.push(header("If-Match", "Fails with 412 unless the event still has this ETag"));
         }
     }
     if operation.route.method == Method::Get {
-        if in_path {
-            parameters.push(header(
-                "If-None-Match",
-                "Answers 304 while the event still has this ETag",
-            ));
+        // Of all that is read, only an event itself has an entity tag.
+        if operation.response.as_ref().is_some_and(|response| response.name == "Event") {
+            parameters.push(header("If-None-Match", "Answers 304 while the event still has this ETag"));
         }
         for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
             parameters.push(json!({
@@ -174,20 +154,15 @@ fn responses(operation: &Description, components: &mut Map<String, Value>) -> Va
     ]);
     let token = (operation.access != Access::Public).then_some(ProblemType::Unauthenticated);
     let mut by_status: BTreeMap<u16, Vec<ProblemType>> = BTreeMap::new();
-    let problems = SHARED_PROBLEMS
-        .into_iter()
-        .chain(body.into_iter().flatten())
-        .chain(token);
+    let problems = SHARED_PROBLEMS.into_iter().chain(body.into_iter().flatten()).chain(token);
     for problem in problems.chain(operation.problems.iter().copied()) {
         by_status.entry(problem.status()).or_default().push(problem);
     }
     for (status, mut problems) in by_status {
         problems.sort();
         problems.dedup();
-        let titles: Vec<String> = problems
-            .iter()
-            .map(|problem| format!("{} (`{}`)", problem.title(), problem.uri()))
-            .collect();
+        let titles: Vec<String> =
+            problems.iter().map(|problem| format!("{} (`{}`)", problem.title(), problem.uri())).collect();
         responses.insert(
             status.to_string(),
             json!({
@@ -204,11 +179,7 @@ fn reference(name: &str) -> Value {
 }
 
 fn register(components: &mut Map<String, Value>, schema: &NamedSchema) {
-    for (name, schema) in schema
-        .references
-        .iter()
-        .chain([&(schema.name.clone(), schema.schema.clone())])
-    {
+    for (name, schema) in schema.references.iter().chain([&(schema.name.clone(), schema.schema.clone())]) {
         components.insert(name.clone(), serde_json::to_value(schema).unwrap_or_default());
     }
 }
@@ -310,10 +281,7 @@ mod tests {
         assert_whole(&asyncapi);
         for operation in descriptions() {
             let method = operation.route.method.as_str().to_ascii_lowercase();
-            assert_eq!(
-                openapi["paths"][operation.route.path][&method]["operationId"],
-                operation.subject
-            );
+            assert_eq!(openapi["paths"][operation.route.path][&method]["operationId"], operation.subject);
             assert_eq!(
                 asyncapi["channels"][operation.subject.replace('.', "_")]["address"],
                 operation.subject
@@ -322,10 +290,7 @@ mod tests {
         let create = &openapi["components"]["schemas"]["CreateRequest"];
         assert_eq!(create["properties"]["title"]["minLength"], 3);
         assert_eq!(create["additionalProperties"], false);
-        assert_eq!(
-            create["required"],
-            json!(["title", "description", "startDate", "endDate"])
-        );
+        assert_eq!(create["required"], json!(["title", "description", "startDate", "endDate"]));
         let reject = &openapi["components"]["schemas"]["reject-body"];
         assert_eq!(reject["required"], json!(["reason"]));
     }
@@ -335,11 +300,7 @@ mod tests {
         let all = descriptions();
         let mut seen = std::collections::HashSet::new();
         for operation in &all {
-            assert!(
-                seen.insert(operation.subject.to_owned()),
-                "{} twice",
-                operation.subject
-            );
+            assert!(seen.insert(operation.subject.to_owned()), "{} twice", operation.subject);
             assert!(seen.insert(format!("{:?} {}", operation.route.method, operation.route.path)));
             assert!(operation.subject.starts_with("auth.") || operation.subject.starts_with("events."));
         }

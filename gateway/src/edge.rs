@@ -57,16 +57,14 @@ pub(crate) fn surround(routes: Router, cors: CorsLayer) -> Router {
     };
     routes
         .fallback(|| async { Failed(Problem::new(ProblemType::NotFound, "there is no such route")) })
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(limit_target))
         .layer(cors)
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::X_FRAME_OPTIONS, "DENY"))
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
-        .layer(fixed(
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ))
+        .layer(fixed(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))
-        .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(identify))
 }
 
@@ -106,6 +104,15 @@ fn panicked(_panic: Box<dyn Any + Send>) -> Response {
     Failed(Problem::internal(&"a request handler panicked")).into_response()
 }
 
+/// Refuses request targets that only an attack would make that long.
+async fn limit_target(request: Request, next: Next) -> Response {
+    if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI) {
+        let rule = format!("the request target may have at most {MAX_URI} bytes");
+        return Failed(Problem::new(ProblemType::UriTooLong, rule)).into_response();
+    }
+    next.run(request).await
+}
+
 /// Gives the request its ids, echoes them, renders failures, and writes the one line per request.
 async fn identify(mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
@@ -123,17 +130,7 @@ async fn identify(mut request: Request, next: Next) -> Response {
         .map_or("<unmatched>".to_owned(), |path| path.as_str().to_owned());
     request.extensions_mut().insert(ids.clone());
     let answer = async {
-        let too_long = request
-            .uri()
-            .path_and_query()
-            .is_some_and(|target| target.as_str().len() > MAX_URI);
-        let response = if too_long {
-            let rule = format!("the request target may have at most {MAX_URI} bytes");
-            Failed(Problem::new(ProblemType::UriTooLong, rule)).into_response()
-        } else {
-            next.run(request).await
-        };
-        let mut response = render(response, &ids);
+        let mut response = render(next.run(request).await, &ids);
         if let Ok(value) = HeaderValue::from_str(ids.correlation_id.as_str()) {
             response.headers_mut().insert(CORRELATION_ID.clone(), value);
         }
@@ -161,31 +158,21 @@ mod tests {
             "unreachable"
         }
         let routes = Router::new().route("/panics", get(panics));
-        let response = surround(routes, cors(&["*".to_owned()]).unwrap())
-            .oneshot(request)
-            .await
-            .unwrap();
+        let response = surround(routes, cors(&["*".to_owned()]).unwrap()).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1 << 20).await.unwrap();
-        (
-            Response::from_parts(parts, ()),
-            serde_json::from_slice(&body).unwrap(),
-        )
+        (Response::from_parts(parts, ()), serde_json::from_slice(&body).unwrap())
     }
 
     #[tokio::test]
     async fn a_panic_is_a_problem_with_ids_and_without_details() {
-        let request = axum::http::Request::get("/panics")
-            .header("x-correlation-id", "test-123")
-            .body(Body::empty());
+        let request =
+            axum::http::Request::get("/panics").header("x-correlation-id", "test-123").body(Body::empty());
         let (response, problem) = answer(request.unwrap()).await;
         assert_eq!(response.status(), 500);
         assert_eq!(response.headers()["content-type"], PROBLEM);
         assert_eq!(response.headers()["x-correlation-id"], "test-123");
-        assert_eq!(
-            (problem.correlation_id.as_str(), problem.status),
-            ("test-123", 500)
-        );
+        assert_eq!((problem.correlation_id.as_str(), problem.status), ("test-123", 500));
         assert!(!format!("{problem:?}").contains("secret"));
     }
 

@@ -21,17 +21,9 @@ static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The one value of a header; two are a malformed request, and so is one that is not ASCII.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
-    let malformed = || {
-        Problem::new(
-            ProblemType::MalformedRequest,
-            format!("the header {name} is malformed"),
-        )
-    };
+    let malformed = || Problem::new(ProblemType::MalformedRequest, format!("the header {name} is malformed"));
     let mut values = headers.get_all(name).iter();
-    let first = values
-        .next()
-        .map(|value| value.to_str().map_err(|_| malformed()))
-        .transpose()?;
+    let first = values.next().map(|value| value.to_str().map_err(|_| malformed())).transpose()?;
     if values.next().is_some() {
         return Err(Problem::new(
             ProblemType::MalformedRequest,
@@ -59,10 +51,9 @@ pub(crate) fn authorization(
         unauthenticated("the access token is not valid")
     })?;
     match access {
-        Access::Role(role) if principal.role != role => Err(Problem::new(
-            ProblemType::Forbidden,
-            format!("this needs the role {}", role.as_str()),
-        )),
+        Access::Role(role) if principal.role != role => {
+            Err(Problem::new(ProblemType::Forbidden, format!("this needs the role {}", role.as_str())))
+        }
         _ => Ok(Some(value.to_owned())),
     }
 }
@@ -74,31 +65,21 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyK
     };
     let rule =
         "the header Idempotency-Key must hold 1 to 255 printable ASCII characters, bare or in double quotes";
-    IdempotencyKey::parse(value)
-        .map(Some)
-        .ok_or_else(|| Problem::new(ProblemType::MalformedRequest, rule))
+    IdempotencyKey::parse(value).map(Some).ok_or_else(|| Problem::new(ProblemType::MalformedRequest, rule))
 }
 
 /// The value of `If-Match` or `If-None-Match`. Lists may be spread over several lines (RFC 9110 §5.3).
 pub(crate) fn precondition(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Problem> {
     let malformed = || {
-        Problem::new(
-            ProblemType::MalformedRequest,
-            format!("the header {name} is no list of entity tags"),
-        )
+        Problem::new(ProblemType::MalformedRequest, format!("the header {name} is no list of entity tags"))
     };
-    let lines = headers
-        .get_all(name)
-        .iter()
-        .map(|value| value.to_str().map_err(|_| malformed()));
+    let lines = headers.get_all(name).iter().map(|value| value.to_str().map_err(|_| malformed()));
     let lines = lines.collect::<Result<Vec<_>, _>>()?;
     if lines.is_empty() {
         return Ok(None);
     }
     let value = lines.join(", ");
-    Precondition::parse(&value)
-        .map(|_| Some(value))
-        .ok_or_else(malformed)
+    Precondition::parse(&value).map(|_| Some(value)).ok_or_else(malformed)
 }
 
 /// Refuses clients that accept no JSON.
@@ -107,10 +88,8 @@ pub(crate) fn accepts_json(headers: &HeaderMap) -> Result<(), Problem> {
     if ranges.peek().is_none() {
         return Ok(());
     }
-    let acceptable = ranges
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|range| {
+    let acceptable =
+        ranges.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|range| {
             let mut parts = range.split(';').map(str::trim);
             let json = matches!(
                 parts.next().unwrap_or_default().to_ascii_lowercase().as_str(),
@@ -121,10 +100,7 @@ pub(crate) fn accepts_json(headers: &HeaderMap) -> Result<(), Problem> {
     if acceptable {
         Ok(())
     } else {
-        Err(Problem::new(
-            ProblemType::NotAcceptable,
-            "answers are application/json",
-        ))
+        Err(Problem::new(ProblemType::NotAcceptable, "answers are application/json"))
     }
 }
 
@@ -144,18 +120,10 @@ pub(crate) async fn request<O: Operation>(
     if let (Some(id), Value::Object(members)) = (id, &mut value)
         && members.insert("id".to_owned(), Value::String(id)).is_some()
     {
-        violations.push(Violation::at(
-            "id",
-            "unknown_field",
-            "stands in the path, not in the body",
-        ));
+        violations.push(Violation::at("id", "unknown_field", "stands in the path, not in the body"));
     }
     violations.extend(decoder.violations(&value));
-    if violations.is_empty() {
-        Ok(value)
-    } else {
-        Err(Problem::invalid(violations))
-    }
+    if violations.is_empty() { Ok(value) } else { Err(Problem::invalid(violations)) }
 }
 
 /// The query string as an object: whole numbers where the schema has numbers, text elsewhere.
@@ -166,11 +134,7 @@ fn query<T: shared::contract::Request>(
 ) -> Value {
     let mut members = Map::new();
     for (name, text) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
-        let number = if decoder.is_integer(&name) {
-            text.parse::<i64>().ok()
-        } else {
-            None
-        };
+        let number = if decoder.is_integer(&name) { text.parse::<i64>().ok() } else { None };
         let value = number.map_or_else(|| Value::String(text.into_owned()), Value::from);
         if members.insert(name.to_string(), value).is_some() {
             violations.push(Violation::at(&name, "repeated", "must not occur more than once"));
@@ -180,25 +144,17 @@ fn query<T: shared::contract::Request>(
 }
 
 async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let too_large = || {
-        Problem::new(
-            ProblemType::PayloadTooLarge,
-            format!("the body may have at most {limit} bytes"),
-        )
-    };
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let too_large =
+        || Problem::new(ProblemType::PayloadTooLarge, format!("the body may have at most {limit} bytes"));
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
     let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await;
     let body = match read {
         Err(_) => {
-            return Err(Problem::new(
-                ProblemType::RequestTimeout,
-                "the body did not arrive in time",
-            ));
+            return Err(Problem::new(ProblemType::RequestTimeout, "the body did not arrive in time"));
         }
         Ok(Ok(body)) => body,
         Ok(Err(error)) if is_limit(&error) => return Err(too_large()),
@@ -216,15 +172,8 @@ fn is_limit(error: &axum::Error) -> bool {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let essence = media_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let media_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }

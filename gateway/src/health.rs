@@ -43,10 +43,7 @@ pub(crate) async fn watch_dependencies(
                 caller.ping(auth::SERVICE, PING_TIMEOUT),
                 caller.ping(events::SERVICE, PING_TIMEOUT)
             );
-            seen.send_replace(report(
-                caller.is_ready(),
-                [("auth-worker", auth), ("events-worker", events)],
-            ));
+            seen.send_replace(report(caller.is_ready(), [("auth-worker", auth), ("events-worker", events)]));
             tokio::time::sleep(INTERVAL).await;
         };
         tokio::select! {
@@ -70,10 +67,7 @@ fn report(connected: bool, workers: [(&str, Option<Duration>); 2]) -> Value {
     let mut checks = Map::new();
     checks.insert("broker".to_owned(), check(connected, None, "not connected"));
     for (name, latency) in workers {
-        checks.insert(
-            name.to_owned(),
-            check(latency.is_some(), latency, "does not answer"),
-        );
+        checks.insert(name.to_owned(), check(latency.is_some(), latency, "does not answer"));
     }
     let status = match (connected, workers.iter().all(|(_, latency)| latency.is_some())) {
         (false, _) => "fail",

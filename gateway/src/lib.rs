@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use shared::contract::{Problem, ProblemType};
 use shared::http;
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{Caller, Connection, KeyDirectory};
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 
 use health::Health;
+use problem::Failed;
 use routes::Gateway;
 
 /// How long `JWKS` may be cached by others, which bounds how fast a key can be withdrawn.
@@ -53,10 +55,11 @@ pub async fn run(
     let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
     let header_timeout = Duration::from_secs(config.header_timeout.max(1));
     let cors = edge::cors(&config.cors_origins)?;
-    let connection = Connection::open(&config.nats, "gateway").await?;
-    let caller = Caller::start(connection.clone())
-        .await
-        .context("cannot listen for replies")?;
+    let connection = tokio::select! {
+        connection = Connection::open(&config.nats, "gateway") => connection?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
     let keys = PublicKeys::unknown();
     let directory = KeyDirectory::new(connection.clone());
 
@@ -69,15 +72,9 @@ pub async fn run(
         }
     });
     let (dependencies, health) = Health::channel();
-    let gateway = Arc::new(Gateway {
-        caller: caller.clone(),
-        verifier: Verifier::new(Arc::clone(&keys)),
-    });
+    let gateway = Arc::new(Gateway { caller: caller.clone(), verifier: Verifier::new(Arc::clone(&keys)) });
     let router = edge::surround(router(gateway, Arc::clone(&readiness), health), cors);
-    let addresses = Addresses {
-        http: http_address,
-        admin: admin.address(),
-    };
+    let addresses = Addresses { http: http_address, admin: admin.address() };
 
     let background = CancellationToken::new();
     let serve = async {
@@ -122,11 +119,8 @@ fn router(gateway: Arc<Gateway>, readiness: Readiness, health: Health) -> Router
 
 fn jwks(keys: &PublicKeys) -> axum::response::Response {
     if !keys.are_known() {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        return Failed(Problem::new(ProblemType::Unavailable, "no key is known yet")).into_response();
     }
-    let headers = [
-        (header::CONTENT_TYPE, "application/jwk-set+json"),
-        (header::CACHE_CONTROL, JWKS_CACHE),
-    ];
+    let headers = [(header::CONTENT_TYPE, "application/jwk-set+json"), (header::CACHE_CONTROL, JWKS_CACHE)];
     (headers, keys.document()).into_response()
 }

@@ -18,7 +18,5 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init();
     let shutdown = ops::shutdown_on_signal()?;
     let span = tracing::info_span!("service", service = "gateway");
-    gateway::run(arguments.config, |_| {}, shutdown)
-        .instrument(span)
-        .await
+    gateway::run(arguments.config, |_| {}, shutdown).instrument(span).await
 }

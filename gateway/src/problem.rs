@@ -28,23 +28,14 @@ impl IntoResponse for Failed {
 
 /// Gives every failed response its body. What already is a problem, sent by a worker, stays.
 pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
-    let carried = response
-        .extensions_mut()
-        .remove::<Failed>()
-        .map(|failed| failed.0);
+    let carried = response.extensions_mut().remove::<Failed>().map(|failed| failed.0);
     // The router itself answers only this, with the `Allow` header it must keep.
-    let missed = (response.status() == StatusCode::METHOD_NOT_ALLOWED).then(|| {
-        Problem::new(
-            ProblemType::MethodNotAllowed,
-            "use one of the methods in the header Allow",
-        )
-    });
+    let missed = (response.status() == StatusCode::METHOD_NOT_ALLOWED)
+        .then(|| Problem::new(ProblemType::MethodNotAllowed, "use one of the methods in the header Allow"));
     if let Some(problem) = carried.or(missed) {
         let body = problem.body(&ids.correlation_id, ids.trace).to_json();
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         *response.body_mut() = body.into();
     }
     let further = match response.status() {
@@ -53,10 +44,7 @@ pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
         _ => None,
     };
     if let Some((name, value)) = further {
-        response
-            .headers_mut()
-            .entry(name)
-            .or_insert(HeaderValue::from_static(value));
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }

@@ -39,10 +39,8 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
         Method::Patch => MethodFilter::PATCH,
         Method::Delete => MethodFilter::DELETE,
     };
-    let (decoder, description) = (
-        Arc::new(RequestDecoder::<O::Request>::new()),
-        Arc::new(Description::of::<O>()),
-    );
+    let (decoder, description) =
+        (Arc::new(RequestDecoder::<O::Request>::new()), Arc::new(Description::of::<O>()));
     let handler = move |State(gateway): State<Arc<Gateway>>,
                         Extension(ids): Extension<RequestIds>,
                         params: Result<RawPathParams, axum::extract::rejection::RawPathParamsRejection>,
@@ -51,13 +49,8 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
         async move {
             // A path that is no UTF-8 names nothing.
             let params = params.map_err(|_| Problem::new(ProblemType::NotFound, "there is no such route"))?;
-            let id = params
-                .iter()
-                .find(|(name, _)| *name == "id")
-                .map(|(_, value)| value.to_owned());
-            forward::<O>(&gateway, &decoder, &description, ids, id, request)
-                .await
-                .map_err(Failed)
+            let id = params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned());
+            forward::<O>(&gateway, &decoder, &description, ids, id, request).await.map_err(Failed)
         }
     };
     Router::new().route(O::ROUTE.path, on(filter, handler))
@@ -87,17 +80,11 @@ async fn forward<O: Operation>(
         if_none_match: extract::precondition(&parts.headers, &header::IF_NONE_MATCH)?,
     };
     let payload = Bytes::from(serde_json::to_vec(&value).map_err(|error| Problem::internal(&error))?);
-    let reply = gateway
-        .caller
-        .call(description, &call, payload)
-        .await
-        .map_err(|error| {
-            tracing::warn!(%error, subject = O::SUBJECT, "no answer from the worker");
-            error.into_problem(O::REPEAT)
-        })?;
-    let next_page = (reply.status == 200)
-        .then(|| O::next_cursor(&reply.body))
-        .flatten();
+    let reply = gateway.caller.call(description, &call, payload).await.map_err(|error| {
+        tracing::warn!(%error, subject = O::SUBJECT, "no answer from the worker");
+        error.into_problem(O::REPEAT)
+    })?;
+    let next_page = (reply.status == 200).then(|| O::next_cursor(&reply.body)).flatten();
     let link =
         next_page.map(|cursor| next_link(parts.uri.path(), parts.uri.query().unwrap_or_default(), &cursor));
     Ok(respond(reply, O::ACCESS, O::SUBJECT, link))
@@ -114,11 +101,8 @@ fn next_link(path: &str, query: &str, cursor: &str) -> String {
 
 fn respond(reply: Reply, access: Access, subject: &str, link: Option<String>) -> Response {
     let Ok(status) = StatusCode::from_u16(reply.status) else {
-        return Failed(Problem::new(
-            ProblemType::MalformedReply,
-            "the worker's answer is incomplete",
-        ))
-        .into_response();
+        return Failed(Problem::new(ProblemType::MalformedReply, "the worker's answer is incomplete"))
+            .into_response();
     };
     let has_body = !reply.body.is_empty();
     let mut response = (status, Body::from(reply.body)).into_response();
@@ -128,16 +112,10 @@ fn respond(reply: Reply, access: Access, subject: &str, link: Option<String>) ->
         }
     };
     let failed = status.is_client_error() || status.is_server_error();
-    set(
-        header::CONTENT_TYPE,
-        has_body.then_some(if failed { PROBLEM_JSON } else { "application/json" }),
-    );
+    set(header::CONTENT_TYPE, has_body.then_some(if failed { PROBLEM_JSON } else { "application/json" }));
     // Answers with tokens in them must not be kept by anybody.
     let private = access != Access::Public && !subject.starts_with("auth.");
-    set(
-        header::CACHE_CONTROL,
-        Some(if private { "private, no-cache" } else { "no-store" }),
-    );
+    set(header::CACHE_CONTROL, Some(if private { "private, no-cache" } else { "no-store" }));
     set(header::ETAG, reply.etag.as_deref());
     set(header::LOCATION, reply.location.as_deref());
     set(header::LINK, link.as_deref());

@@ -59,30 +59,15 @@ pub struct DemoEvent {
 
 /// The demo organisations.
 pub const ORGANIZATIONS: [DemoOrganization; 2] = [
-    DemoOrganization {
-        id: ACME,
-        name: "Acme Corporation",
-        slug: "acme-corp",
-    },
-    DemoOrganization {
-        id: TECH,
-        name: "Tech Innovators",
-        slug: "tech-innovators",
-    },
+    DemoOrganization { id: ACME, name: "Acme Corporation", slug: "acme-corp" },
+    DemoOrganization { id: TECH, name: "Tech Innovators", slug: "tech-innovators" },
 ];
 
 const ACME: OrganizationId = OrganizationId(Uuid::from_u128(0xa1));
 const TECH: OrganizationId = OrganizationId(Uuid::from_u128(0xa2));
 
 const ACME_ADMIN: DemoUser = user(0xb1, ACME, "admin@acme.com", "Alice", "Admin", Role::Admin);
-const ACME_MODERATOR: DemoUser = user(
-    0xb2,
-    ACME,
-    "moderator@acme.com",
-    "Mo",
-    "Moderator",
-    Role::Moderator,
-);
+const ACME_MODERATOR: DemoUser = user(0xb2, ACME, "moderator@acme.com", "Mo", "Moderator", Role::Moderator);
 const ACME_USER: DemoUser = user(0xb3, ACME, "user@acme.com", "Uma", "User", Role::User);
 const TECH_USER: DemoUser = user(0xb4, TECH, "user@techinnovators.com", "Theo", "Tech", Role::User);
 
@@ -97,14 +82,7 @@ const fn user(
     last_name: &'static str,
     role: Role,
 ) -> DemoUser {
-    DemoUser {
-        id: UserId(Uuid::from_u128(number)),
-        organization,
-        email,
-        first_name,
-        last_name,
-        role,
-    }
+    DemoUser { id: UserId(Uuid::from_u128(number)), organization, email, first_name, last_name, role }
 }
 
 /// The demo events.

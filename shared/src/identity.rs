@@ -91,10 +91,7 @@ pub enum KeySetError {
 impl PublicKeys {
     /// No keys yet.
     pub fn unknown() -> Arc<Self> {
-        Arc::new(Self {
-            current: watch::Sender::new(Arc::default()),
-            refresh: Notify::new(),
-        })
+        Arc::new(Self { current: watch::Sender::new(Arc::default()), refresh: Notify::new() })
     }
 
     /// Takes over a JWKS document; the same document again changes nothing.
@@ -116,11 +113,7 @@ impl PublicKeys {
         if keys.is_empty() {
             return Err(KeySetError::NoUsableKey);
         }
-        let next = KeySet {
-            generation: known.generation + 1,
-            document: document.to_owned(),
-            keys,
-        };
+        let next = KeySet { generation: known.generation + 1, document: document.to_owned(), keys };
         self.current.send_replace(Arc::new(next));
         Ok(())
     }
@@ -181,10 +174,7 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier that trusts `keys`.
     pub fn new(keys: Arc<PublicKeys>) -> Self {
-        Self {
-            keys,
-            verified: Cache::new(CACHED_TOKENS),
-        }
+        Self { keys, verified: Cache::new(CACHED_TOKENS) }
     }
 
     /// The keys this verifier trusts.
@@ -218,11 +208,7 @@ impl Verifier {
             && generation == set.generation
         {
             let alive = now.unix_seconds() < principal.expires_at.unix_seconds() + LEEWAY;
-            return if alive {
-                Ok(principal)
-            } else {
-                Err(TokenError::Time)
-            };
+            return if alive { Ok(principal) } else { Err(TokenError::Time) };
         }
         let principal = self.verify_uncached(&set, token, now)?;
         self.verified.insert(digest, (set.generation, principal.clone()));

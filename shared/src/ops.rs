@@ -44,22 +44,13 @@ pub fn health_routes<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> 
 }
 
 fn ready(serving: Serving) -> Response {
-    let checks = [
-        ("broker", serving.connected),
-        ("keys", serving.keys_known),
-        ("accepting", !serving.draining),
-    ];
+    let checks =
+        [("broker", serving.connected), ("keys", serving.keys_known), ("accepting", !serving.draining)];
     let named = |pass: bool| if pass { "pass" } else { "fail" };
     let all = checks.iter().all(|(_, pass)| *pass);
-    let code = if all {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let checks: serde_json::Map<_, _> = checks
-        .iter()
-        .map(|(name, pass)| ((*name).to_owned(), json!({ "status": named(*pass) })))
-        .collect();
+    let code = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let checks: serde_json::Map<_, _> =
+        checks.iter().map(|(name, pass)| ((*name).to_owned(), json!({ "status": named(*pass) }))).collect();
     (code, Json(json!({ "status": named(all), "checks": checks }))).into_response()
 }
 
@@ -87,11 +78,7 @@ pub async fn listen(
     address: SocketAddr,
     variable: &'static str,
 ) -> Result<(TcpListener, SocketAddr), ListenError> {
-    let failed = |source| ListenError {
-        address,
-        variable,
-        source,
-    };
+    let failed = |source| ListenError { address, variable, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))

@@ -18,18 +18,14 @@ pub enum Environment {
 /// How to reach the broker.
 #[derive(Debug, Clone, Args)]
 pub struct NatsSettings {
-    /// Address of the NATS server
-    #[arg(
-        long = "nats-url",
-        env = "EVENTBOARD_NATS_URL",
-        default_value = "nats://127.0.0.1:4222"
-    )]
-    pub url: String,
+    /// Address of the NATS server [default: nats://127.0.0.1:4222; the all-in-one runner starts its own]
+    #[arg(long = "nats-url", env = "EVENTBOARD_NATS_URL")]
+    pub url: Option<String>,
     /// User name for the NATS server
     #[arg(long = "nats-user", env = "EVENTBOARD_NATS_USER")]
     pub user: Option<String>,
-    #[arg(long = "nats-password", env = "EVENTBOARD_NATS_PASSWORD", hide_env_values = true, value_parser = secret, conflicts_with = "password_file")]
     /// Password for the NATS server
+    #[arg(long = "nats-password", env = "EVENTBOARD_NATS_PASSWORD", hide_env_values = true, value_parser = secret, conflicts_with = "password_file")]
     password: Option<SecretString>,
     /// File with the password for the NATS server
     #[arg(long = "nats-password-file", env = "EVENTBOARD_NATS_PASSWORD_FILE", value_parser = secret_file)]
@@ -45,14 +41,12 @@ pub struct NatsSettings {
 impl NatsSettings {
     /// The broker at `url`, without credentials.
     pub fn at(url: String) -> Self {
-        Self {
-            url,
-            user: None,
-            password: None,
-            password_file: None,
-            creds: None,
-            ca: None,
-        }
+        Self { url: Some(url), user: None, password: None, password_file: None, creds: None, ca: None }
+    }
+
+    /// The address to connect to.
+    pub fn url(&self) -> &str {
+        self.url.as_deref().unwrap_or("nats://127.0.0.1:4222")
     }
 
     /// The password, from whichever source it came.

@@ -20,17 +20,10 @@ use crate::contract::Timestamp;
 pub fn init() {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn,sqlx=warn,hyper=warn"));
-    let format = if std::io::stdout().is_terminal() {
-        Format::Pretty
-    } else {
-        Format::Json
-    };
+    let format = if std::io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
     let lines = tracing_subscriber::fmt::layer().event_format(format);
     // Fails when a subscriber is set already, as in a test: then that one stays.
-    let _ = tracing_subscriber::registry()
-        .with(SpanFields)
-        .with(lines.with_filter(filter))
-        .try_init();
+    let _ = tracing_subscriber::registry().with(SpanFields).with(lines.with_filter(filter)).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("a panic without a message");
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -101,10 +94,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut fields = Inherited::default();
-        for span in context
-            .event_scope()
-            .into_iter()
-            .flat_map(tracing_subscriber::registry::Scope::from_root)
+        for span in context.event_scope().into_iter().flat_map(tracing_subscriber::registry::Scope::from_root)
         {
             if let Some(inherited) = span.extensions().get::<Inherited>() {
                 fields.0.extend(inherited.0.clone());
@@ -117,10 +107,7 @@ where
             Self::Json => {
                 // The members people look for first come first.
                 let target = Value::from(event.metadata().target());
-                write!(
-                    out,
-                    r#"{{"time":"{time}","level":"{level}","message":{message},"target":{target}"#
-                )?;
+                write!(out, r#"{{"time":"{time}","level":"{level}","message":{message},"target":{target}"#)?;
                 for (name, value) in &fields.0 {
                     write!(out, ",{}:{value}", Value::from(name.as_str()))?;
                 }
@@ -129,11 +116,7 @@ where
             Self::Pretty => {
                 let service = fields.0.remove("service").unwrap_or_default();
                 let service = service.as_str().unwrap_or("-");
-                write!(
-                    out,
-                    "{time} {level:>5} {service:<13} {}",
-                    message.as_str().unwrap_or_default()
-                )?;
+                write!(out, "{time} {level:>5} {service:<13} {}", message.as_str().unwrap_or_default())?;
                 for (name, value) in &fields.0 {
                     match value {
                         Value::String(text) => write!(out, " {name}={text}")?,

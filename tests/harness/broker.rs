@@ -14,15 +14,11 @@ pub async fn binary() -> PathBuf {
         return path.clone();
     }
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools");
-    let path = find_nats_server(&tools)
-        .await
-        .expect("a nats-server for the tests");
+    let path = find_nats_server(&tools).await.expect("a nats-server for the tests");
     FOUND.get_or_init(|| path).clone()
 }
 
 /// Starts a broker in `directory`, on `port` or a free one.
 pub async fn start(directory: &Path, port: Option<u16>) -> Broker {
-    Broker::start(&binary().await, directory, port)
-        .await
-        .expect("the broker starts")
+    Broker::start(&binary().await, directory, port).await.expect("the broker starts")
 }

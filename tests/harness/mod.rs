@@ -19,10 +19,7 @@ where
 {
     let patience = tokio::time::Instant::now() + Duration::from_secs(10);
     while !condition().await {
-        assert!(
-            tokio::time::Instant::now() < patience,
-            "waited in vain until {what}"
-        );
+        assert!(tokio::time::Instant::now() < patience, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

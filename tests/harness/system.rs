@@ -72,10 +72,7 @@ impl Answer {
 
     /// The last part of a problem's type.
     pub fn problem(&self) -> &str {
-        self.body["type"]
-            .as_str()
-            .and_then(|kind| kind.rsplit(':').next())
-            .unwrap_or("")
+        self.body["type"].as_str().and_then(|kind| kind.rsplit(':').next()).unwrap_or("")
     }
 
     /// A problem's violations as `pointer code`, sorted.
@@ -83,13 +80,7 @@ impl Answer {
         let list = self.body["errors"].as_array().cloned().unwrap_or_default();
         let mut found: Vec<String> = list
             .iter()
-            .map(|one| {
-                format!(
-                    "{} {}",
-                    one["pointer"].as_str().unwrap(),
-                    one["code"].as_str().unwrap()
-                )
-            })
+            .map(|one| format!("{} {}", one["pointer"].as_str().unwrap(), one["code"].as_str().unwrap()))
             .collect();
         found.sort();
         found
@@ -112,9 +103,7 @@ impl System {
         );
         let (gateway, addresses) = start_gateway(&url).await;
         Self {
-            nats: async_nats::connect(&url)
-                .await
-                .expect("a connection of the test's own"),
+            nats: async_nats::connect(&url).await.expect("a connection of the test's own"),
             broker,
             http: format!("http://{}", addresses.http),
             admin: format!("http://{}", addresses.admin),
@@ -133,11 +122,7 @@ impl System {
     pub async fn stop_worker(&mut self, name: &'static str) {
         let worker = self.workers.remove(name).expect("a running worker");
         worker.stop.cancel();
-        worker
-            .task
-            .await
-            .expect("the worker ends")
-            .expect("the worker ends well");
+        worker.task.await.expect("the worker ends").expect("the worker ends well");
     }
 
     /// Starts a worker that was stopped.
@@ -148,12 +133,7 @@ impl System {
 
     /// Waits for a worker to end by itself, and returns how it ended.
     pub async fn worker_ended(&mut self, name: &'static str) -> anyhow::Result<()> {
-        self.workers
-            .remove(name)
-            .expect("a running worker")
-            .task
-            .await
-            .expect("the worker ends")
+        self.workers.remove(name).expect("a running worker").task.await.expect("the worker ends")
     }
 
     pub fn request(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
@@ -173,12 +153,7 @@ impl System {
             .collect();
         let text = response.text().await.expect("a body");
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Answer {
-            status,
-            headers,
-            text,
-            body,
-        }
+        Answer { status, headers, text, body }
     }
 
     pub async fn get(&self, path: &str, token: &str) -> Answer {
@@ -191,17 +166,11 @@ impl System {
 
     pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
         let request = self.request(Method::POST, path, (!token.is_empty()).then_some(token));
-        self.send(if body.is_null() {
-            request
-        } else {
-            request.json(&body)
-        })
-        .await
+        self.send(if body.is_null() { request } else { request.json(&body) }).await
     }
 
     pub async fn patch(&self, path: &str, token: &str, body: Value) -> Answer {
-        self.send(self.request(Method::PATCH, path, Some(token)).json(&body))
-            .await
+        self.send(self.request(Method::PATCH, path, Some(token)).json(&body)).await
     }
 
     /// One request message, straight to the workers.
@@ -221,41 +190,29 @@ impl System {
             .iter()
             .map(|(name, values)| (name.to_string().to_lowercase(), values[0].to_string()))
             .collect();
-        let status = headers
-            .get("x-status")
-            .or_else(|| headers.get("nats-service-error-code"));
+        let status = headers.get("x-status").or_else(|| headers.get("nats-service-error-code"));
         let status = status.expect("a status header").parse().expect("a number");
         let text = String::from_utf8(reply.payload.to_vec()).expect("UTF-8");
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Answer {
-            status,
-            headers,
-            text,
-            body,
-        }
+        Answer { status, headers, text, body }
     }
 
     /// A message with a bearer token.
     pub async fn message_as(&self, subject: &str, token: &str, payload: Value) -> Answer {
         let bearer = format!("Bearer {token}");
-        self.message(subject, &payload.to_string(), &[("Authorization", &bearer)])
-            .await
+        self.message(subject, &payload.to_string(), &[("Authorization", &bearer)]).await
     }
 
     pub async fn login(&self, email: &str, password: &str) -> Member {
-        let answer = self
-            .post("/auth/login", "", json!({ "email": email, "password": password }))
-            .await
-            .expect(200);
+        let answer =
+            self.post("/auth/login", "", json!({ "email": email, "password": password })).await.expect(200);
         member(&answer)
     }
 
     /// Founds an organisation and returns its administrator.
     pub async fn found_organization(&self) -> Member {
         let name = unique("Organisation");
-        let answer = self
-            .post("/auth/signup", "", signup(json!({ "organizationName": name })))
-            .await;
+        let answer = self.post("/auth/signup", "", signup(json!({ "organizationName": name }))).await;
         member(&answer.expect(201))
     }
 
@@ -263,10 +220,7 @@ impl System {
     pub async fn add_member(&self, admin: &Member, role: &str) -> Member {
         let email = format!("{}@example.com", unique("member"));
         let invite = json!({ "email": email, "role": role });
-        let invited = self
-            .post("/auth/invitations", &admin.token, invite)
-            .await
-            .expect(201);
+        let invited = self.post("/auth/invitations", &admin.token, invite).await.expect(201);
         let mut request = signup(json!({ "invitation": invited.body["invitation"] }));
         request["email"] = json!(email);
         member(&self.post("/auth/signup", "", request).await.expect(201))
@@ -274,19 +228,14 @@ impl System {
 
     /// A draft by `member`.
     pub async fn draft(&self, member: &Member) -> String {
-        self.post("/events", &member.token, event("Test"))
-            .await
-            .expect(201)
-            .id()
+        self.post("/events", &member.token, event("Test")).await.expect(201).id()
     }
 
     /// An event by `creator` that stands at `status`; `decider` decides where that takes a decision.
     pub async fn event_at(&self, status: &str, creator: &Member, decider: &Member) -> String {
         let id = self.draft(creator).await;
         let act = async |action: &str, by: &Member, body: Value| {
-            self.post(&format!("/events/{id}/{action}"), &by.token, body)
-                .await
-                .expect(200);
+            self.post(&format!("/events/{id}/{action}"), &by.token, body).await.expect(200);
         };
         if status != "DRAFT" {
             act("submit", creator, Value::Null).await;
@@ -373,13 +322,8 @@ async fn start_worker(name: &'static str, url: &str, directory: &Path) -> Worker
             tokio::spawn(auth_worker::run(config, signal, stop.clone()))
         }
         _ => {
-            let config = events_worker::Config {
-                admin: ANY_PORT,
-                nats,
-                database_url: None,
-                data_dir,
-                demo: true,
-            };
+            let config =
+                events_worker::Config { admin: ANY_PORT, nats, database_url: None, data_dir, demo: true };
             tokio::spawn(events_worker::run(config, signal, stop.clone()))
         }
     };

@@ -16,36 +16,17 @@ async fn signup_founds_an_organisation_and_signs_in() {
         (&answer.body["user"]["email"], &answer.body["user"]["role"]),
         (&json!("mixed.case@example.com"), &json!("ADMIN"))
     );
-    assert_eq!(
-        (answer.body["expiresIn"].as_i64(), answer.header("cache-control")),
-        (Some(900), "no-store")
-    );
+    assert_eq!((answer.body["expiresIn"].as_i64(), answer.header("cache-control")), (Some(900), "no-store"));
     assert!(!answer.text.contains(PASSWORD) && !answer.text.contains("argon2"));
-    let me = system
-        .get("/auth/me", answer.body["accessToken"].as_str().unwrap())
-        .await
-        .expect(200);
+    let me = system.get("/auth/me", answer.body["accessToken"].as_str().unwrap()).await.expect(200);
     assert_eq!(me.body["organization"]["slug"], "größe-söhne");
     assert_eq!(me.body["organization"]["id"], me.body["organizationId"]);
 
-    assert_eq!(
-        system
-            .post("/auth/signup", "", request)
-            .await
-            .expect(409)
-            .problem(),
-        "organization-taken"
-    );
+    assert_eq!(system.post("/auth/signup", "", request).await.expect(409).problem(), "organization-taken");
     let again = signup(json!({ "organizationName": unique("Other"), "email": "MIXED.case@example.com" }));
-    assert_eq!(
-        system.post("/auth/signup", "", again).await.expect(409).problem(),
-        "email-taken"
-    );
+    assert_eq!(system.post("/auth/signup", "", again).await.expect(409).problem(), "email-taken");
     let same = signup(json!({ "organizationName": "größe SÖHNE!!" }));
-    assert_eq!(
-        system.post("/auth/signup", "", same).await.expect(409).problem(),
-        "organization-taken"
-    );
+    assert_eq!(system.post("/auth/signup", "", same).await.expect(409).problem(), "organization-taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,11 +34,8 @@ async fn racing_signups_make_one_account() {
     let system = System::start().await;
     let request = signup(json!({ "organizationName": unique("Raced") }));
     let raced = (0..8).map(|_| system.post("/auth/signup", "", request.clone()));
-    let mut statuses: Vec<u16> = futures_util::future::join_all(raced)
-        .await
-        .iter()
-        .map(|answer| answer.status)
-        .collect();
+    let mut statuses: Vec<u16> =
+        futures_util::future::join_all(raced).await.iter().map(|answer| answer.status).collect();
     statuses.sort();
     assert_eq!(statuses, [201, 409, 409, 409, 409, 409, 409, 409]);
 }
@@ -71,10 +49,7 @@ async fn bad_signups_name_their_rules() {
         answer.violations()
     };
     assert_eq!(refused(json!({})).await, ["#/organizationName required"]);
-    assert_eq!(
-        refused(json!({ "organizationName": "!!!" })).await,
-        ["#/organizationName wrong_format"]
-    );
+    assert_eq!(refused(json!({ "organizationName": "!!!" })).await, ["#/organizationName wrong_format"]);
     assert_eq!(
         refused(json!({ "organizationName": "A b", "password": "hunter2" })).await,
         ["#/password too_short"]
@@ -83,18 +58,11 @@ async fn bad_signups_name_their_rules() {
         refused(json!({ "organizationName": "A b", "password": "Password1" })).await,
         ["#/password blocked"]
     );
-    assert_eq!(
-        refused(json!({ "invitation": "made up" })).await,
-        ["#/invitation invalid"]
-    );
+    assert_eq!(refused(json!({ "invitation": "made up" })).await, ["#/invitation invalid"]);
     let both = json!({ "invitation": "x", "organizationName": "A b", "email": "nobody", "role": "ADMIN" });
     assert_eq!(
         refused(both).await,
-        [
-            "#/email wrong_format",
-            "#/invitation conflict",
-            "#/role unknown_field"
-        ]
+        ["#/email wrong_format", "#/invitation conflict", "#/role unknown_field"]
     );
     // Eight characters, not bytes: no composition rule, no truncation.
     let fits = json!({ "organizationName": unique("Any script"), "password": "ñandúñañ" });
@@ -105,9 +73,7 @@ async fn bad_signups_name_their_rules() {
 async fn login_says_the_same_for_every_cause() {
     let system = System::start().await;
     let login = async |email: &str, password: &str| {
-        system
-            .post("/auth/login", "", json!({ "email": email, "password": password }))
-            .await
+        system.post("/auth/login", "", json!({ "email": email, "password": password })).await
     };
     login("user@acme.com", "Password123!").await.expect(200);
     login("USER@acme.com", "Password123!").await.expect(200);
@@ -118,10 +84,8 @@ async fn login_says_the_same_for_every_cause() {
         }
         body
     };
-    let (wrong, unknown) = (
-        login("user@acme.com", "password123!").await,
-        login("nobody@acme.com", "Password123!").await,
-    );
+    let (wrong, unknown) =
+        (login("user@acme.com", "password123!").await, login("nobody@acme.com", "Password123!").await);
     assert!(wrong.header("www-authenticate").starts_with("Bearer"));
     assert_eq!(strip(wrong), strip(unknown));
 }
@@ -130,29 +94,17 @@ async fn login_says_the_same_for_every_cause() {
 async fn refresh_rotates_and_logout_ends_the_session() {
     let system = System::start().await;
     let member = system.found_organization().await;
-    let refresh = async |token: &str| {
-        system
-            .post("/auth/refresh", "", json!({ "refreshToken": token }))
-            .await
-    };
+    let refresh =
+        async |token: &str| system.post("/auth/refresh", "", json!({ "refreshToken": token })).await;
     let second = refresh(&member.refresh).await.expect(200);
     let newest = second.body["refreshToken"].as_str().unwrap();
     assert_ne!(newest, member.refresh);
-    system
-        .get("/auth/me", second.body["accessToken"].as_str().unwrap())
-        .await
-        .expect(200);
+    system.get("/auth/me", second.body["accessToken"].as_str().unwrap()).await.expect(200);
     refresh(&member.refresh).await.expect(401);
     refresh("made-up").await.expect(401);
-    system
-        .post("/auth/logout", "", json!({ "refreshToken": newest }))
-        .await
-        .expect(204);
+    system.post("/auth/logout", "", json!({ "refreshToken": newest })).await.expect(204);
     refresh(newest).await.expect(401);
-    system
-        .post("/auth/logout", "", json!({ "refreshToken": "made-up" }))
-        .await
-        .expect(401);
+    system.post("/auth/logout", "", json!({ "refreshToken": "made-up" })).await.expect(401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,27 +113,14 @@ async fn invitations_are_for_one_address_one_time_and_by_admins() {
     let admin = system.found_organization().await;
     let moderator = system.add_member(&admin, "MODERATOR").await;
     let invite = json!({ "email": "new@example.com", "role": "USER" });
-    system
-        .post("/auth/invitations", &moderator.token, invite.clone())
-        .await
-        .expect(403);
-    system
-        .post("/auth/invitations", "", invite.clone())
-        .await
-        .expect(401);
+    system.post("/auth/invitations", &moderator.token, invite.clone()).await.expect(403);
+    system.post("/auth/invitations", "", invite.clone()).await.expect(401);
     let taken = json!({ "email": moderator.email, "role": "USER" });
     assert_eq!(
-        system
-            .post("/auth/invitations", &admin.token, taken)
-            .await
-            .expect(409)
-            .problem(),
+        system.post("/auth/invitations", &admin.token, taken).await.expect(409).problem(),
         "email-taken"
     );
-    let issued = system
-        .post("/auth/invitations", &admin.token, invite)
-        .await
-        .expect(201);
+    let issued = system.post("/auth/invitations", &admin.token, invite).await.expect(201);
     let join = |email: &str| {
         let mut request = signup(json!({ "invitation": issued.body["invitation"] }));
         request["email"] = json!(email);
@@ -202,13 +141,8 @@ async fn only_our_own_untouched_tokens_are_accepted() {
     let parts: Vec<&str> = admin.token.split('.').collect();
     let read = |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap();
     let (header, claims) = (read(parts[0]), read(parts[1]));
-    assert_eq!(
-        (&header["alg"], &header["typ"]),
-        (&json!("EdDSA"), &json!("at+jwt"))
-    );
-    for claim in [
-        "iss", "aud", "sub", "email", "org", "role", "sid", "iat", "nbf", "exp", "jti",
-    ] {
+    assert_eq!((&header["alg"], &header["typ"]), (&json!("EdDSA"), &json!("at+jwt")));
+    for claim in ["iss", "aud", "sub", "email", "org", "role", "sid", "iat", "nbf", "exp", "jti"] {
         assert!(!claims[claim].is_null(), "{claim} is missing");
     }
     let write = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -221,19 +155,9 @@ async fn only_our_own_untouched_tokens_are_accepted() {
         String::new(),
         "x".to_owned(),
         format!("{}.{}.", parts[0], parts[1]),
-        format!(
-            "{}.{}.{}",
-            parts[0],
-            with("role", json!("USER"), &claims),
-            parts[2]
-        ),
+        format!("{}.{}.{}", parts[0], with("role", json!("USER"), &claims), parts[2]),
         format!("{}.{}.", with("alg", json!("none"), &header), parts[1]),
-        format!(
-            "{}.{}.{}",
-            with("alg", json!("HS256"), &header),
-            parts[1],
-            parts[2]
-        ),
+        format!("{}.{}.{}", with("alg", json!("HS256"), &header), parts[1], parts[2]),
         "x".repeat(5000),
     ];
     for (name, value) in [
@@ -243,19 +167,11 @@ async fn only_our_own_untouched_tokens_are_accepted() {
         ("jku", json!("https://example.com/keys")),
         ("crit", json!(["exp"])),
     ] {
-        forged.push(format!(
-            "{}.{}.{}",
-            with(name, value, &header),
-            parts[1],
-            parts[2]
-        ));
+        forged.push(format!("{}.{}.{}", with(name, value, &header), parts[1], parts[2]));
     }
     for token in forged {
         system.get("/events", &token).await.expect(401);
-        system
-            .message_as("events.list", &token, json!({}))
-            .await
-            .expect(401);
+        system.message_as("events.list", &token, json!({})).await.expect(401);
         system.message_as("auth.me", &token, json!({})).await.expect(401);
     }
     system.get("/events", &admin.token).await.expect(200);

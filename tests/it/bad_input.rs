@@ -23,39 +23,21 @@ impl Fixture {
             let member = system.found_organization().await;
             (system, member)
         });
-        Self {
-            runtime,
-            system,
-            member,
-        }
+        Self { runtime, system, member }
     }
 }
 
 fn runner(cases: u32) -> TestRunner {
-    TestRunner::new(Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
-    })
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
 }
 
 /// An answer is a success, or a problem with everything a problem has.
 fn assert_problem_or_success(answer: &Answer) -> Result<(), TestCaseError> {
     prop_assert!(answer.status < 500, "{:?}", answer);
     if answer.status >= 400 {
-        prop_assert_eq!(
-            answer.header("content-type"),
-            "application/problem+json",
-            "{:?}",
-            answer
-        );
+        prop_assert_eq!(answer.header("content-type"), "application/problem+json", "{:?}", answer);
         prop_assert_eq!(answer.body["status"].as_u64(), Some(answer.status.into()));
-        prop_assert_eq!(
-            answer.status == 422,
-            !answer.violations().is_empty(),
-            "{:?}",
-            answer
-        );
+        prop_assert_eq!(answer.status == 422, !answer.violations().is_empty(), "{:?}", answer);
         for violation in answer.violations() {
             prop_assert!(violation.starts_with('#'), "{}", violation);
         }
@@ -127,10 +109,7 @@ fn a_created_event_breaks_exactly_the_rules_it_breaks() {
             expected.extend(code.map(|code| format!("#/{name} {code}")));
         }
         if let Some(name) = unknown {
-            expected.push(format!(
-                "#/{} unknown_field",
-                name.replace('~', "~0").replace('/', "~1")
-            ));
+            expected.push(format!("#/{} unknown_field", name.replace('~', "~0").replace('/', "~1")));
             body.insert(name, Value::Null);
         }
         expected.sort();
@@ -144,12 +123,7 @@ fn a_created_event_breaks_exactly_the_rules_it_breaks() {
         });
         for answer in [http, nats] {
             assert_problem_or_success(&answer)?;
-            prop_assert_eq!(
-                answer.status,
-                if expected.is_empty() { 201 } else { 422 },
-                "{:?}",
-                answer
-            );
+            prop_assert_eq!(answer.status, if expected.is_empty() { 201 } else { 422 }, "{:?}", answer);
             prop_assert_eq!(answer.violations(), expected.clone());
         }
         Ok(())
@@ -162,12 +136,7 @@ fn any_bytes_path_query_and_headers_get_an_answer_that_is_no_5xx() {
     let fixture = Fixture::start();
     let routes: Vec<(Method, String)> = shared::contract::descriptions()
         .iter()
-        .map(|operation| {
-            (
-                operation.route.method.as_str().parse().unwrap(),
-                operation.route.path.to_owned(),
-            )
-        })
+        .map(|operation| (operation.route.method.as_str().parse().unwrap(), operation.route.path.to_owned()))
         .collect();
     let names = [
         "idempotency-key",
@@ -188,16 +157,10 @@ fn any_bytes_path_query_and_headers_get_an_answer_that_is_no_5xx() {
         0..routes.len(),
         "[^\\x00]{0,30}",
         proptest::collection::vec(
-            (
-                "[a-zA-Z]{1,12}|limit|page|cursor|search|status",
-                "\\PC{0,40}|[0-9-]{1,25}",
-            ),
+            ("[a-zA-Z]{1,12}|limit|page|cursor|search|status", "\\PC{0,40}|[0-9-]{1,25}"),
             0..4,
         ),
-        proptest::collection::vec(
-            (0..names.len(), proptest::collection::vec(any::<u8>(), 0..60)),
-            0..3,
-        ),
+        proptest::collection::vec((0..names.len(), proptest::collection::vec(any::<u8>(), 0..60)), 0..3),
         body,
     );
     let outcome = runner(500).run(&strategy, |(route, id, query, headers, body)| {
@@ -224,10 +187,8 @@ fn any_bytes_path_query_and_headers_get_an_answer_that_is_no_5xx() {
 #[test]
 fn any_message_gets_an_answer_that_is_no_5xx() {
     let fixture = Fixture::start();
-    let subjects: Vec<&str> = shared::contract::descriptions()
-        .iter()
-        .map(|operation| operation.subject)
-        .collect();
+    let subjects: Vec<&str> =
+        shared::contract::descriptions().iter().map(|operation| operation.subject).collect();
     let names = [
         "Idempotency-Key",
         "If-Match",
@@ -237,11 +198,7 @@ fn any_message_gets_an_answer_that_is_no_5xx() {
         "traceparent",
         "baggage",
     ];
-    let payload = prop_oneof![
-        "\\PC{0,100}",
-        "[\\[\\]{}\",:0-9a-z\\\\]{0,80}",
-        Just("[".repeat(3000))
-    ];
+    let payload = prop_oneof!["\\PC{0,100}", "[\\[\\]{}\",:0-9a-z\\\\]{0,80}", Just("[".repeat(3000))];
     let strategy = (
         0..subjects.len(),
         payload,
@@ -251,9 +208,7 @@ fn any_message_gets_an_answer_that_is_no_5xx() {
         let bearer = format!("Bearer {}", fixture.member.token);
         let mut all = vec![("Authorization", bearer.as_str())];
         all.extend(headers.iter().map(|(name, value)| (names[*name], value.as_str())));
-        let answer = fixture
-            .runtime
-            .block_on(fixture.system.message(subjects[subject], &payload, &all));
+        let answer = fixture.runtime.block_on(fixture.system.message(subjects[subject], &payload, &all));
         // A deadline that has passed is the one 5xx a sender can ask for.
         if answer.status == 504 {
             prop_assert_eq!(answer.problem(), "deadline-exceeded");

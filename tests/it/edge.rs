@@ -12,71 +12,26 @@ async fn every_failure_is_a_problem() {
     let user = system.login("user@acme.com", "Password123!").await;
     let token = Some(user.token.as_str());
     let post = |content_type: &'static str, body: String| {
-        system
-            .request(Method::POST, "/events", token)
-            .header("content-type", content_type)
-            .body(body)
+        system.request(Method::POST, "/events", token).header("content-type", content_type).body(body)
     };
     let json_type = "application/json";
     let cases = [
         (404, "not-found", system.request(Method::GET, "/nowhere", token)),
-        (
-            404,
-            "not-found",
-            system.request(Method::GET, "/events/%ff%fe", token),
-        ),
-        (
-            405,
-            "method-not-allowed",
-            system.request(Method::PUT, "/events", token),
-        ),
-        (
-            401,
-            "unauthenticated",
-            system.request(Method::GET, "/events", None),
-        ),
-        (
-            401,
-            "unauthenticated",
-            system.request(Method::GET, "/events", Some("x.y.z")),
-        ),
-        (
-            406,
-            "not-acceptable",
-            system
-                .request(Method::GET, "/events", token)
-                .header("accept", "text/html"),
-        ),
+        (404, "not-found", system.request(Method::GET, "/events/%ff%fe", token)),
+        (405, "method-not-allowed", system.request(Method::PUT, "/events", token)),
+        (401, "unauthenticated", system.request(Method::GET, "/events", None)),
+        (401, "unauthenticated", system.request(Method::GET, "/events", Some("x.y.z"))),
+        (406, "not-acceptable", system.request(Method::GET, "/events", token).header("accept", "text/html")),
         (413, "payload-too-large", post(json_type, "x".repeat(65_537))),
         (
             414,
             "uri-too-long",
-            system.request(
-                Method::GET,
-                &format!("/events?search={}", "x".repeat(9000)),
-                token,
-            ),
+            system.request(Method::GET, &format!("/events?search={}", "x".repeat(9000)), token),
         ),
-        (
-            415,
-            "unsupported-media-type",
-            post("text/plain", event("Test").to_string()),
-        ),
-        (
-            400,
-            "malformed-request",
-            post(json_type, "{\"title\":".to_owned()),
-        ),
-        (
-            400,
-            "malformed-request",
-            post(json_type, "[".repeat(65) + &"]".repeat(65)),
-        ),
-        (
-            400,
-            "malformed-request",
-            post(json_type, r#"{"title":"a","title":"b"}"#.to_owned()),
-        ),
+        (415, "unsupported-media-type", post("text/plain", event("Test").to_string())),
+        (400, "malformed-request", post(json_type, "{\"title\":".to_owned())),
+        (400, "malformed-request", post(json_type, "[".repeat(65) + &"]".repeat(65))),
+        (400, "malformed-request", post(json_type, r#"{"title":"a","title":"b"}"#.to_owned())),
         (
             400,
             "malformed-request",
@@ -91,11 +46,7 @@ async fn every_failure_is_a_problem() {
         ),
         (422, "validation-failed", post(json_type, "[]".to_owned())),
         (422, "validation-failed", post(json_type, String::new())),
-        (
-            422,
-            "validation-failed",
-            system.request(Method::GET, "/events?nope=1", token),
-        ),
+        (422, "validation-failed", system.request(Method::GET, "/events?nope=1", token)),
     ];
     for (status, problem, request) in cases {
         let answer = system.send(request).await.expect(status);
@@ -110,30 +61,15 @@ async fn every_failure_is_a_problem() {
             assert!(!answer.body[name].as_str().unwrap().is_empty(), "{answer:?}");
         }
     }
-    let wrong_method = system
-        .send(system.request(Method::DELETE, "/events", token))
-        .await
-        .expect(405);
+    let wrong_method = system.send(system.request(Method::DELETE, "/events", token)).await.expect(405);
     let allow: Vec<&str> = wrong_method.header("allow").split(',').collect();
-    assert!(
-        ["GET", "HEAD", "POST"]
-            .iter()
-            .all(|method| allow.contains(method)),
-        "{allow:?}"
-    );
-    let large = system
-        .request(Method::POST, "/auth/login", None)
-        .header("content-type", json_type);
+    assert!(["GET", "HEAD", "POST"].iter().all(|method| allow.contains(method)), "{allow:?}");
+    let large = system.request(Method::POST, "/auth/login", None).header("content-type", json_type);
     system.send(large.body("x".repeat(8193))).await.expect(413);
     // Without a length known beforehand.
     let chunks = futures_util::stream::iter((0..70).map(|_| Ok::<_, std::io::Error>("x".repeat(1000))));
-    let streamed = system
-        .request(Method::POST, "/events", token)
-        .header("content-type", json_type);
-    system
-        .send(streamed.body(reqwest::Body::wrap_stream(chunks)))
-        .await
-        .expect(413);
+    let streamed = system.request(Method::POST, "/events", token).header("content-type", json_type);
+    system.send(streamed.body(reqwest::Body::wrap_stream(chunks))).await.expect(413);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,19 +83,8 @@ async fn correlation_ids_are_kept_or_replaced_and_always_echoed() {
         }
         system.send(request).await
     };
-    for path in [
-        "/events",
-        "/nowhere",
-        "/livez",
-        "/openapi.json",
-        "/docs/",
-        "/health",
-    ] {
-        assert_eq!(
-            ask(path, &["test-123"]).await.header("x-correlation-id"),
-            "test-123",
-            "{path}"
-        );
+    for path in ["/events", "/nowhere", "/livez", "/openapi.json", "/docs/", "/health"] {
+        assert_eq!(ask(path, &["test-123"]).await.header("x-correlation-id"), "test-123", "{path}");
     }
     let long = "x".repeat(129);
     for bad in [&[long.as_str()][..], &["a b"], &["a", "b"], &[""], &["a;b"], &[]] {
@@ -183,39 +108,18 @@ async fn browsers_are_told_what_they_may_do() {
         .header("access-control-request-headers", "authorization,idempotency-key");
     let answer = system.send(preflight).await.expect(200);
     assert_eq!(answer.header("access-control-allow-origin"), "*");
-    assert!(
-        answer
-            .header("access-control-allow-headers")
-            .contains("idempotency-key")
-    );
+    assert!(answer.header("access-control-allow-headers").contains("idempotency-key"));
     // A failure, too, must be readable by the page that caused it.
-    let refused = system
-        .request(Method::GET, "/events", None)
-        .header("origin", "https://app.example");
+    let refused = system.request(Method::GET, "/events", None).header("origin", "https://app.example");
     let answer = system.send(refused).await.expect(401);
     assert_eq!(answer.header("access-control-allow-origin"), "*");
-    assert!(
-        answer
-            .header("access-control-expose-headers")
-            .contains("x-correlation-id")
-    );
+    assert!(answer.header("access-control-expose-headers").contains("x-correlation-id"));
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
-    assert!(
-        answer
-            .header("content-security-policy")
-            .contains("frame-ancestors 'none'")
-    );
+    assert!(answer.header("content-security-policy").contains("frame-ancestors 'none'"));
     assert_eq!(answer.header("referrer-policy"), "no-referrer");
     let page = system.get("/docs/", "").await.expect(200);
-    assert!(
-        !page.text.contains("http://") && !page.text.contains("https://"),
-        "{}",
-        page.text
-    );
-    let head = system
-        .send(system.request(Method::HEAD, "/livez", None))
-        .await
-        .expect(200);
+    assert!(!page.text.contains("http://") && !page.text.contains("https://"), "{}", page.text);
+    let head = system.send(system.request(Method::HEAD, "/livez", None)).await.expect(200);
     assert_eq!(head.text, "");
 }
 
@@ -226,16 +130,9 @@ async fn documents_and_health_are_served() {
     assert_eq!(openapi.body["openapi"], "3.1.0");
     for operation in shared::contract::descriptions() {
         let method = operation.route.method.as_str().to_lowercase();
-        assert!(
-            openapi.body["paths"][operation.route.path][method].is_object(),
-            "{}",
-            operation.subject
-        );
+        assert!(openapi.body["paths"][operation.route.path][method].is_object(), "{}", operation.subject);
     }
-    assert_eq!(
-        system.get("/asyncapi.json", "").await.expect(200).body["asyncapi"],
-        "3.0.0"
-    );
+    assert_eq!(system.get("/asyncapi.json", "").await.expect(200).body["asyncapi"], "3.0.0");
     system.get("/livez", "").await.expect(200);
     let ready = system.get("/readyz", "").await.expect(200);
     assert_eq!(ready.body["checks"]["broker"]["status"], "pass");
@@ -254,12 +151,7 @@ async fn every_declared_operation_is_routed() {
         let method = Method::from_bytes(operation.route.method.as_str().as_bytes()).unwrap();
         let path = operation.route.path.replace("{id}", "x");
         let answer = system.send(system.request(method, &path, None)).await;
-        assert!(
-            matches!(answer.status, 401 | 422),
-            "{} answered {}",
-            operation.subject,
-            answer.status
-        );
+        assert!(matches!(answer.status, 401 | 422), "{} answered {}", operation.subject, answer.status);
     }
 }
 
@@ -268,9 +160,7 @@ async fn half_a_request_head_does_not_hold_a_connection() {
     let system = System::start().await;
     let address = system.http.strip_prefix("http://").unwrap().to_owned();
     let mut slow = tokio::net::TcpStream::connect(&address).await.unwrap();
-    slow.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
-        .await
-        .unwrap();
+    slow.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n").await.unwrap();
     let mut silent = tokio::net::TcpStream::connect(&address).await.unwrap();
     for stream in [&mut slow, &mut silent] {
         let mut rest = Vec::new();
@@ -288,15 +178,8 @@ async fn without_a_worker_the_answer_is_503_at_once_and_its_return_is_noticed() 
     system.stop_worker("events-worker").await;
     let begun = std::time::Instant::now();
     let answer = system.get("/events", &user.token).await.expect(503);
-    assert!(
-        begun.elapsed() < std::time::Duration::from_secs(1),
-        "it waited {:?}",
-        begun.elapsed()
-    );
-    assert_eq!(
-        (answer.problem(), &answer.body["retryable"]),
-        ("unavailable", &json!(true))
-    );
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "it waited {:?}", begun.elapsed());
+    assert_eq!((answer.problem(), &answer.body["retryable"]), ("unavailable", &json!(true)));
     assert_eq!(answer.header("retry-after"), "1");
     system.get("/auth/me", &user.token).await.expect(200);
     system.get("/readyz", "").await.expect(200);

@@ -31,33 +31,21 @@ impl Bare {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let broker = broker::start(directory.path(), None).await;
-        let connection = Connection::open(&NatsSettings::at(broker.url()), "test")
-            .await
-            .unwrap();
+        let connection = Connection::open(&NatsSettings::at(broker.url()), "test").await.unwrap();
         let caller = Caller::start(connection.clone()).await.unwrap();
-        Self {
-            broker,
-            connection,
-            caller,
-            directory,
-        }
+        Self { broker, connection, caller, directory }
     }
 
     async fn call(&self, patience: Duration) -> Result<shared::messaging::Reply, CallError> {
-        self.caller
-            .call(
-                &Description::of::<Get>(),
-                &call(patience),
-                Bytes::from_static(b"{}"),
-            )
-            .await
+        self.caller.call(&Description::of::<Get>(), &call(patience), Bytes::from_static(b"{}")).await
     }
 
     /// Somebody on the subject, who may or may not answer.
     async fn listener(&self) -> async_nats::Subscriber {
         let client = async_nats::connect(self.broker.url()).await.unwrap();
         let listener = client.subscribe("events.get").await.unwrap();
-        client.flush().await.unwrap();
+        // A round trip: `flush` only says that the bytes left.
+        assert!(client.request("nobody.listens", Bytes::new()).await.is_err());
         listener
     }
 }
@@ -76,9 +64,7 @@ fn call(patience: Duration) -> Call {
 
 /// Publishes a message whose header holds a bare CR, which no client library would send.
 async fn publish_bare_cr(broker: &Broker, subject: &str) {
-    let mut raw = tokio::net::TcpStream::connect(("127.0.0.1", broker.port()))
-        .await
-        .unwrap();
+    let mut raw = tokio::net::TcpStream::connect(("127.0.0.1", broker.port())).await.unwrap();
     let head = "NATS/1.0\r\nX-Bad: a\rb\r\n\r\n";
     let message = format!(
         "CONNECT {{\"verbose\":false,\"headers\":true}}\r\nHPUB {subject} _INBOX.x {} {}\r\n{head}{{}}\r\nPING\r\n",
@@ -90,11 +76,7 @@ async fn publish_bare_cr(broker: &Broker, subject: &str) {
     while !String::from_utf8_lossy(&answer).contains("PONG") {
         let mut chunk = [0; 4096];
         let read = raw.read(&mut chunk).await.unwrap();
-        assert!(
-            read > 0,
-            "the broker refused the message: {}",
-            String::from_utf8_lossy(&answer)
-        );
+        assert!(read > 0, "the broker refused the message: {}", String::from_utf8_lossy(&answer));
         answer.extend_from_slice(&chunk[..read]);
     }
 }
@@ -105,9 +87,7 @@ async fn a_bare_cr_in_a_header_ends_the_worker_instead_of_leaving_it_deaf() {
     let user = system.login("user@acme.com", "Password123!").await;
     publish_bare_cr(&system.broker, "events.get").await;
     let ended = tokio::time::timeout(Duration::from_secs(5), system.worker_ended("events-worker")).await;
-    let error = ended
-        .expect("the worker notices")
-        .expect_err("a deaf worker must not end well");
+    let error = ended.expect("the worker notices").expect_err("a deaf worker must not end well");
     assert!(error.to_string().contains("restarted"), "{error:#}");
     system.start_worker("events-worker").await;
     system.get("/events", &user.token).await.expect(200);
@@ -125,10 +105,7 @@ async fn a_bare_cr_in_a_reply_breaks_the_caller_where_it_shows() {
     let (reply, broken) = tokio::join!(bare.call(Duration::from_secs(10)), broken);
     assert_eq!(reply.unwrap_err(), CallError::ConnectionLost);
     assert!(broken.is_ok(), "the caller does not notice that it is deaf");
-    assert_eq!(
-        bare.call(Duration::from_secs(1)).await.unwrap_err(),
-        CallError::NotConnected
-    );
+    assert_eq!(bare.call(Duration::from_secs(1)).await.unwrap_err(), CallError::NotConnected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,22 +113,12 @@ async fn a_request_made_while_disconnected_fails_at_once_and_is_never_sent() {
     let mut bare = Bare::start().await;
     bare.broker.signal(Signal::SIGKILL);
     bare.broker.ended().await;
-    eventually("the loss is noticed", || async {
-        !bare.connection.is_connected()
-    })
-    .await;
+    eventually("the loss is noticed", || async { !bare.connection.is_connected() }).await;
     let begun = Instant::now();
     for _ in 0..10 {
-        assert_eq!(
-            bare.call(Duration::from_secs(5)).await.unwrap_err(),
-            CallError::NotConnected
-        );
+        assert_eq!(bare.call(Duration::from_secs(5)).await.unwrap_err(), CallError::NotConnected);
     }
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "it waited {:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(1), "it waited {:?}", begun.elapsed());
 
     let port = bare.broker.port();
     bare.broker = broker::start(bare.directory.path(), Some(port)).await;
@@ -159,11 +126,8 @@ async fn a_request_made_while_disconnected_fails_at_once_and_is_never_sent() {
     eventually("the link is back", || async { bare.caller.is_ready() }).await;
     let marker = call(Duration::from_millis(300));
     let operation = Description::of::<Get>();
-    let (_, first) = tokio::join!(
-        bare.caller
-            .call(&operation, &marker, Bytes::from_static(b"marker")),
-        listener.next()
-    );
+    let (_, first) =
+        tokio::join!(bare.caller.call(&operation, &marker, Bytes::from_static(b"marker")), listener.next());
     assert_eq!(first.unwrap().payload, "marker", "a request outlived its caller");
 }
 
@@ -180,11 +144,7 @@ async fn requests_in_flight_fail_when_the_broker_dies() {
     let patient = call(Duration::from_secs(30));
     let (reply, ()) = tokio::join!(bare.caller.call(&operation, &patient, Bytes::new()), kill);
     assert_eq!(reply.unwrap_err(), CallError::ConnectionLost);
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "it waited {:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(5), "it waited {:?}", begun.elapsed());
     assert_eq!(bare.caller.in_flight(), 0);
     bare.broker.ended().await;
 }
@@ -193,15 +153,8 @@ async fn requests_in_flight_fail_when_the_broker_dies() {
 async fn nobody_listening_is_known_at_once() {
     let bare = Bare::start().await;
     let begun = Instant::now();
-    assert_eq!(
-        bare.call(Duration::from_secs(5)).await.unwrap_err(),
-        CallError::NoResponders
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "it waited {:?}",
-        begun.elapsed()
-    );
+    assert_eq!(bare.call(Duration::from_secs(5)).await.unwrap_err(), CallError::NoResponders);
+    assert!(begun.elapsed() < Duration::from_secs(1), "it waited {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,11 +168,7 @@ async fn unanswered_and_abandoned_requests_leave_nothing_behind() {
     assert_eq!(bare.caller.in_flight(), 0);
     for _ in 0..50 {
         let abandoned = bare.call(Duration::from_secs(30));
-        assert!(
-            tokio::time::timeout(Duration::from_millis(2), abandoned)
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(2), abandoned).await.is_err());
     }
     assert_eq!(bare.caller.in_flight(), 0);
 }
@@ -233,20 +182,11 @@ async fn late_and_incomplete_replies_confuse_nobody() {
         let late = listener.next().await.unwrap();
         let next = listener.next().await.unwrap();
         client.publish(late.reply.unwrap(), "late".into()).await.unwrap();
-        client
-            .publish(next.reply.unwrap(), "without a status".into())
-            .await
-            .unwrap();
+        client.publish(next.reply.unwrap(), "without a status".into()).await.unwrap();
     };
     let calls = async {
-        assert_eq!(
-            bare.call(Duration::from_millis(50)).await.unwrap_err(),
-            CallError::TimedOut
-        );
-        assert_eq!(
-            bare.call(Duration::from_secs(5)).await.unwrap_err(),
-            CallError::MalformedReply
-        );
+        assert_eq!(bare.call(Duration::from_millis(50)).await.unwrap_err(), CallError::TimedOut);
+        assert_eq!(bare.call(Duration::from_secs(5)).await.unwrap_err(), CallError::MalformedReply);
     };
     tokio::join!(answer, calls);
 }
@@ -259,14 +199,9 @@ async fn work_whose_caller_has_given_up_is_not_begun() {
     let now = Timestamp::now().unix_millis();
     let send = async |name: &str, value: i64| {
         let headers = [("Authorization", bearer.as_str()), (name, &value.to_string())];
-        system
-            .message("events.create", &event("Expired").to_string(), &headers)
-            .await
+        system.message("events.create", &event("Expired").to_string(), &headers).await
     };
-    assert_eq!(
-        send("X-Budget-Ms", 0).await.expect(504).problem(),
-        "deadline-exceeded"
-    );
+    assert_eq!(send("X-Budget-Ms", 0).await.expect(504).problem(), "deadline-exceeded");
     send("X-Deadline-Ms", now - 1).await.expect(504);
     // As old as a message that waited two minutes in a queue.
     send("X-Deadline-Ms", now - 120_000).await.expect(504);
@@ -295,9 +230,7 @@ async fn a_stream_over_command_subjects_keeps_the_worker_from_starting() {
         data_dir: system.directory().to_owned(),
         demo: false,
     };
-    let refused = events_worker::run(config, |_| {}, Default::default())
-        .await
-        .unwrap_err();
+    let refused = events_worker::run(config, |_| {}, Default::default()).await.unwrap_err();
     assert!(format!("{refused:#}").contains("GREEDY"), "{refused:#}");
     jetstream.delete_stream("GREEDY").await.unwrap();
     system.start_worker("events-worker").await;
@@ -307,12 +240,8 @@ async fn a_stream_over_command_subjects_keeps_the_worker_from_starting() {
 async fn a_worker_that_stops_answers_what_it_has_taken() {
     let mut system = System::start().await;
     let credentials = json!({ "email": "user@acme.com", "password": "Password123!" });
-    let request = system
-        .request(reqwest::Method::POST, "/auth/login", None)
-        .json(&credentials);
-    let logins: Vec<_> = (0..40)
-        .map(|_| tokio::spawn(request.try_clone().unwrap().send()))
-        .collect();
+    let request = system.request(reqwest::Method::POST, "/auth/login", None).json(&credentials);
+    let logins: Vec<_> = (0..40).map(|_| tokio::spawn(request.try_clone().unwrap().send())).collect();
     // Some are answered, some are being hashed, some wait.
     tokio::time::sleep(Duration::from_millis(100)).await;
     system.stop_worker("auth-worker").await;
@@ -340,9 +269,7 @@ async fn losing_the_broker_is_survived_without_restarting_anything() {
     // Everything the broker had stored is gone, too.
     std::fs::remove_dir_all(directory.join("jetstream")).unwrap();
     system.broker = broker::start(&directory, Some(port)).await;
-    eventually("requests work again", || async {
-        system.get("/events", &user.token).await.status == 200
-    })
-    .await;
+    eventually("requests work again", || async { system.get("/events", &user.token).await.status == 200 })
+        .await;
     system.login("user@acme.com", "Password123!").await;
 }

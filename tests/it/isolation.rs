@@ -12,61 +12,31 @@ async fn every_way(system: &System, id: &str, member: &Member) -> Vec<(String, u
     let mut answers = vec![
         ("GET".to_owned(), system.get(&path(""), token).await),
         ("history".to_owned(), system.get(&path("/history"), token).await),
-        (
-            "PATCH".to_owned(),
-            system.patch(&path(""), token, json!({ "title": "Stolen" })).await,
-        ),
+        ("PATCH".to_owned(), system.patch(&path(""), token, json!({ "title": "Stolen" })).await),
         ("DELETE".to_owned(), system.delete(&path(""), token).await),
-        (
-            "reject".to_owned(),
-            system.post(&path("/reject"), token, reason.clone()).await,
-        ),
+        ("reject".to_owned(), system.post(&path("/reject"), token, reason.clone()).await),
     ];
     for action in ["submit", "withdraw", "approve"] {
-        answers.push((
-            action.to_owned(),
-            system
-                .post(&path(&format!("/{action}")), token, Value::Null)
-                .await,
-        ));
+        answers
+            .push((action.to_owned(), system.post(&path(&format!("/{action}")), token, Value::Null).await));
     }
-    for action in [
-        "get", "history", "update", "delete", "submit", "withdraw", "approve",
-    ] {
+    for action in ["get", "history", "update", "delete", "submit", "withdraw", "approve"] {
         let subject = format!("events.{action}");
-        answers.push((
-            subject.clone(),
-            system.message_as(&subject, token, json!({ "id": id })).await,
-        ));
+        answers.push((subject.clone(), system.message_as(&subject, token, json!({ "id": id })).await));
     }
     let payload = json!({ "id": id, "reason": reason["reason"] });
-    answers.push((
-        "events.reject".to_owned(),
-        system.message_as("events.reject", token, payload).await,
-    ));
+    answers.push(("events.reject".to_owned(), system.message_as("events.reject", token, payload).await));
     answers
         .into_iter()
-        .map(|(way, answer)| {
-            (
-                way,
-                answer.status,
-                answer.body["detail"].as_str().unwrap_or("").to_owned(),
-            )
-        })
+        .map(|(way, answer)| (way, answer.status, answer.body["detail"].as_str().unwrap_or("").to_owned()))
         .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_invisible_absent_and_malformed_ids_are_the_same_404_everywhere() {
     let system = System::start().await;
-    let (ours, theirs) = (
-        system.found_organization().await,
-        system.found_organization().await,
-    );
-    let (user, neighbour) = (
-        system.add_member(&ours, "USER").await,
-        system.add_member(&ours, "USER").await,
-    );
+    let (ours, theirs) = (system.found_organization().await, system.found_organization().await);
+    let (user, neighbour) = (system.add_member(&ours, "USER").await, system.add_member(&ours, "USER").await);
     let foreign_approved = system.event_at("APPROVED", &theirs, &theirs).await;
     let foreign_draft = system.draft(&theirs).await;
     let invisible = system.draft(&neighbour).await;
@@ -89,16 +59,8 @@ async fn foreign_invisible_absent_and_malformed_ids_are_the_same_404_everywhere(
             );
         }
     }
-    system
-        .get(&format!("/events/{foreign_draft}"), &theirs.token)
-        .await
-        .expect(200);
+    system.get(&format!("/events/{foreign_draft}"), &theirs.token).await.expect(200);
     let listed = system.get("/events?limit=100", &ours.token).await.expect(200);
-    let ids: Vec<&Value> = listed.body["data"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|event| &event["id"])
-        .collect();
+    let ids: Vec<&Value> = listed.body["data"].as_array().unwrap().iter().map(|event| &event["id"]).collect();
     assert_eq!(ids, [&json!(invisible)]);
 }

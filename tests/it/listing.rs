@@ -31,42 +31,22 @@ async fn filters_search_and_sorts() {
     create(&system, &user, "Über Größe", "2026-03-01T00:00:00Z").await;
     create(&system, &user, "Alpha \"quoted\" 100%", "2026-01-01T00:00:00Z").await;
     let submitted = create(&system, &admin, "beta_test", "2026-02-01T00:00:00Z").await;
-    system
-        .post(&format!("/events/{submitted}/submit"), &admin.token, Value::Null)
-        .await
-        .expect(200);
+    system.post(&format!("/events/{submitted}/submit"), &admin.token, Value::Null).await.expect(200);
 
-    let list = async |query: &str| {
-        system
-            .get(&format!("/events?{query}"), &admin.token)
-            .await
-            .expect(200)
-    };
-    assert_eq!(
-        titles(&list("").await),
-        ["Alpha \"quoted\" 100%", "beta_test", "Über Größe"]
-    );
+    let list = async |query: &str| system.get(&format!("/events?{query}"), &admin.token).await.expect(200);
+    assert_eq!(titles(&list("").await), ["Alpha \"quoted\" 100%", "beta_test", "Über Größe"]);
     assert_eq!(
         titles(&list("sortBy=startDate&sortOrder=desc").await),
         ["Über Größe", "beta_test", "Alpha \"quoted\" 100%"]
     );
-    assert_eq!(
-        titles(&list("sortBy=title").await),
-        ["Alpha \"quoted\" 100%", "beta_test", "Über Größe"]
-    );
+    assert_eq!(titles(&list("sortBy=title").await), ["Alpha \"quoted\" 100%", "beta_test", "Über Größe"]);
     assert_eq!(
         titles(&list("sortBy=createdAt&sortOrder=desc").await),
         ["beta_test", "Alpha \"quoted\" 100%", "Über Größe"]
     );
-    assert_eq!(
-        titles(&list("sortBy=status&sortOrder=desc").await)[0],
-        "beta_test"
-    );
+    assert_eq!(titles(&list("sortBy=status&sortOrder=desc").await)[0], "beta_test");
     assert_eq!(titles(&list("status=SUBMITTED").await), ["beta_test"]);
-    assert_eq!(
-        titles(&list("startDateFrom=2026-02-01T00:00:00Z").await),
-        ["beta_test", "Über Größe"]
-    );
+    assert_eq!(titles(&list("startDateFrom=2026-02-01T00:00:00Z").await), ["beta_test", "Über Größe"]);
     assert_eq!(
         titles(&list("startDateTo=2026-02-01T00:00:00%2B00:00").await),
         ["Alpha \"quoted\" 100%", "beta_test"]
@@ -97,16 +77,10 @@ async fn filters_search_and_sorts() {
         );
     }
     let edited = json!({ "title": "gamma" });
-    system
-        .patch(&format!("/events/{submitted}"), &admin.token, edited)
-        .await
-        .expect(200);
+    system.patch(&format!("/events/{submitted}"), &admin.token, edited).await.expect(200);
     assert_eq!(titles(&list("search=beta").await), [""; 0]);
     assert_eq!(titles(&list("search=gamma").await), ["gamma"]);
-    system
-        .delete(&format!("/events/{submitted}"), &admin.token)
-        .await
-        .expect(204);
+    system.delete(&format!("/events/{submitted}"), &admin.token).await.expect(204);
     assert_eq!(titles(&list("search=gamma").await), [""; 0]);
 }
 
@@ -114,10 +88,7 @@ async fn filters_search_and_sorts() {
 async fn users_see_their_own_and_what_is_approved() {
     let system = System::start().await;
     let admin = system.found_organization().await;
-    let (user, other) = (
-        system.add_member(&admin, "USER").await,
-        system.add_member(&admin, "USER").await,
-    );
+    let (user, other) = (system.add_member(&admin, "USER").await, system.add_member(&admin, "USER").await);
     let mut visible = HashSet::new();
     for status in ["DRAFT", "SUBMITTED", "APPROVED", "REJECTED"] {
         visible.insert(system.event_at(status, &user, &admin).await);
@@ -127,29 +98,19 @@ async fn users_see_their_own_and_what_is_approved() {
         }
     }
     for sort in ["createdAt", "startDate", "title", "status"] {
-        let answer = system
-            .get(&format!("/events?sortBy={sort}"), &user.token)
-            .await
-            .expect(200);
+        let answer = system.get(&format!("/events?sortBy={sort}"), &user.token).await.expect(200);
         let ids: Vec<String> = answer.body["data"]
             .as_array()
             .unwrap()
             .iter()
             .map(|event| event["id"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(
-            (ids.len(), ids.iter().cloned().collect::<HashSet<_>>()),
-            (5, visible.clone()),
-            "{sort}"
-        );
+        assert_eq!((ids.len(), ids.iter().cloned().collect::<HashSet<_>>()), (5, visible.clone()), "{sort}");
         assert_eq!(answer.body["meta"]["total"], 5);
     }
     let drafts = system.get("/events?status=DRAFT", &user.token).await.expect(200);
     assert_eq!(drafts.body["meta"]["total"], 1);
-    let approved = system
-        .get("/events?status=APPROVED", &user.token)
-        .await
-        .expect(200);
+    let approved = system.get("/events?status=APPROVED", &user.token).await.expect(200);
     assert_eq!(approved.body["meta"]["total"], 2);
     let all = system.get("/events", &admin.token).await.expect(200);
     assert_eq!(all.body["meta"]["total"], 8);
@@ -188,9 +149,7 @@ async fn a_cursor_walk_shows_each_row_once_while_rows_are_inserted() {
                 create(&system, &user, "Title 2", "2026-03-01T00:00:00Z").await;
                 let link = page.header("link").to_owned();
                 assert_eq!(link.is_empty(), page.body["meta"]["nextCursor"].is_null());
-                let Some(next) = link
-                    .strip_prefix('<')
-                    .and_then(|link| link.strip_suffix(">; rel=\"next\""))
+                let Some(next) = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\""))
                 else {
                     break;
                 };
@@ -208,19 +167,10 @@ async fn pages_say_where_they_stand() {
     let system = System::start().await;
     let admin = system.found_organization().await;
     for number in 0..5 {
-        create(
-            &system,
-            &admin,
-            &format!("Title {number}"),
-            "2026-01-01T00:00:00Z",
-        )
-        .await;
+        create(&system, &admin, &format!("Title {number}"), "2026-01-01T00:00:00Z").await;
     }
-    let page = async |query: &str| {
-        system
-            .get(&format!("/events?sortBy=title&limit=2&{query}"), &admin.token)
-            .await
-    };
+    let page =
+        async |query: &str| system.get(&format!("/events?sortBy=title&limit=2&{query}"), &admin.token).await;
     let second = page("page=2").await.expect(200);
     assert_eq!(titles(&second), ["Title 2", "Title 3"]);
     let meta = &second.body["meta"];
@@ -237,28 +187,14 @@ async fn pages_say_where_they_stand() {
     assert_eq!(titles(&page("page=4").await.expect(200)), [""; 0]);
 
     let cursor = meta["nextCursor"].as_str().unwrap();
+    assert_eq!(titles(&page(&format!("cursor={cursor}")).await.expect(200)), ["Title 4"]);
     assert_eq!(
-        titles(&page(&format!("cursor={cursor}")).await.expect(200)),
-        ["Title 4"]
-    );
-    assert_eq!(
-        page(&format!("cursor={cursor}&sortOrder=desc"))
-            .await
-            .expect(422)
-            .violations(),
+        page(&format!("cursor={cursor}&sortOrder=desc")).await.expect(422).violations(),
         ["#/cursor invalid"]
     );
-    assert_eq!(
-        page("cursor=AAAA").await.expect(422).violations(),
-        ["#/cursor invalid"]
-    );
-    assert_eq!(
-        page("page=9999").await.expect(422).violations(),
-        ["#/page too_deep"]
-    );
-    let wrong = page("page=0&status=OPEN&sort=up&search=&startDateFrom=today")
-        .await
-        .expect(422);
+    assert_eq!(page("cursor=AAAA").await.expect(422).violations(), ["#/cursor invalid"]);
+    assert_eq!(page("page=9999").await.expect(422).violations(), ["#/page too_deep"]);
+    let wrong = page("page=0&status=OPEN&sort=up&search=&startDateFrom=today").await.expect(422);
     let expected = [
         "#/page too_small",
         "#/search too_short",
@@ -267,8 +203,5 @@ async fn pages_say_where_they_stand() {
         "#/status unknown_value",
     ];
     assert_eq!(wrong.violations(), expected);
-    assert_eq!(
-        page("limit=3").await.expect(422).violations(),
-        ["#/limit repeated"]
-    );
+    assert_eq!(page("limit=3").await.expect(422).violations(), ["#/limit repeated"]);
 }

@@ -9,31 +9,18 @@ use crate::harness::{System, system::event};
 async fn login_create_and_list_by_message() {
     let system = System::start().await;
     let credentials = json!({ "email": "user@acme.com", "password": "Password123!" }).to_string();
-    let login = system
-        .message("auth.login", &credentials, &[("X-Correlation-ID", "test-123")])
-        .await
-        .expect(200);
+    let login =
+        system.message("auth.login", &credentials, &[("X-Correlation-ID", "test-123")]).await.expect(200);
     assert_eq!(login.header("x-correlation-id"), "test-123");
     let bearer = format!("Bearer {}", login.body["accessToken"].as_str().unwrap());
 
     // Names in any case, as people type them.
-    let headers = [
-        ("authorization", bearer.as_str()),
-        ("x-correlation-id", "test-124"),
-    ];
-    let created = system
-        .message("events.create", &event("By message").to_string(), &headers)
-        .await
-        .expect(201);
-    assert_eq!(
-        (created.header("etag"), created.header("x-correlation-id")),
-        ("\"1\"", "test-124")
-    );
+    let headers = [("authorization", bearer.as_str()), ("x-correlation-id", "test-124")];
+    let created =
+        system.message("events.create", &event("By message").to_string(), &headers).await.expect(201);
+    assert_eq!((created.header("etag"), created.header("x-correlation-id")), ("\"1\"", "test-124"));
     assert_eq!(created.header("location"), format!("/events/{}", created.id()));
-    let listed = system
-        .message("events.list", r#"{"search":"by message"}"#, &headers)
-        .await
-        .expect(200);
+    let listed = system.message("events.list", r#"{"search":"by message"}"#, &headers).await.expect(200);
     assert_eq!(listed.body["data"][0]["id"], created.body["id"]);
     system.message("events.list", "", &headers).await.expect(200);
 
@@ -48,14 +35,8 @@ async fn failures_carry_error_headers_and_a_problem_body() {
     let system = System::start().await;
     let missing = system.message("events.list", "{}", &[]).await.expect(401);
     assert_eq!(missing.header("nats-service-error-code"), "401");
-    assert!(
-        missing.header("nats-service-error").contains("Authorization"),
-        "{missing:?}"
-    );
-    assert_eq!(
-        (missing.problem(), &missing.body["status"]),
-        ("unauthenticated", &json!(401))
-    );
+    assert!(missing.header("nats-service-error").contains("Authorization"), "{missing:?}");
+    assert_eq!((missing.problem(), &missing.body["status"]), ("unauthenticated", &json!(401)));
     assert_eq!(missing.body["correlationId"], missing.header("x-correlation-id"));
     assert_eq!(missing.header("content-type"), "application/problem+json");
 
@@ -67,45 +48,20 @@ async fn failures_carry_error_headers_and_a_problem_body() {
         system.message("events.create", payload, &headers).await
     };
     assert_eq!(ask("{", &[]).await.expect(400).problem(), "malformed-request");
-    assert_eq!(
-        ask(r#"{"title":"a","title":"b"}"#, &[])
-            .await
-            .expect(400)
-            .problem(),
-        "malformed-request"
-    );
+    assert_eq!(ask(r#"{"title":"a","title":"b"}"#, &[]).await.expect(400).problem(), "malformed-request");
     let broken = ask(r#"{"title":"Test"}"#, &[]).await.expect(422);
-    assert_eq!(
-        broken.violations(),
-        [
-            "#/description required",
-            "#/endDate required",
-            "#/startDate required"
-        ]
-    );
+    assert_eq!(broken.violations(), ["#/description required", "#/endDate required", "#/startDate required"]);
     let valid = event("Test").to_string();
     assert_eq!(
-        ask(&valid, &[("authorization", bearer.as_str())])
-            .await
-            .expect(400)
-            .problem(),
+        ask(&valid, &[("authorization", bearer.as_str())]).await.expect(400).problem(),
         "malformed-request"
     );
     ask(&valid, &[("Idempotency-Key", "")]).await.expect(400);
     ask(&valid, &[("X-Budget-Ms", "soon")]).await.expect(400);
     ask(&valid, &[("If-Match", "3")]).await.expect(400);
-    ask(&format!(r#"{{"title":"{}"}}"#, "x".repeat(70_000)), &[])
-        .await
-        .expect(413);
+    ask(&format!(r#"{{"title":"{}"}}"#, "x".repeat(70_000)), &[]).await.expect(413);
     let wrong = [("Authorization", "Basic dXNlcg==")];
-    assert_eq!(
-        system
-            .message("events.list", "{}", &wrong)
-            .await
-            .expect(401)
-            .problem(),
-        "unauthenticated"
-    );
+    assert_eq!(system.message("events.list", "{}", &wrong).await.expect(401).problem(), "unauthenticated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,17 +72,11 @@ async fn ids_in_bodies_never_count() {
     let mut body = event("Whose is it");
     for name in ["organizationId", "createdById", "userId", "role", "status", "id"] {
         body[name] = json!(foreign.organization);
-        let refused = system
-            .message_as("events.create", &user.token, body.clone())
-            .await
-            .expect(422);
+        let refused = system.message_as("events.create", &user.token, body.clone()).await.expect(422);
         assert_eq!(refused.violations(), [format!("#/{name} unknown_field")]);
         body.as_object_mut().unwrap().remove(name);
     }
-    let created = system
-        .message_as("events.create", &user.token, body)
-        .await
-        .expect(201);
+    let created = system.message_as("events.create", &user.token, body).await.expect(201);
     assert_eq!(
         (&created.body["organizationId"], &created.body["createdById"]),
         (&json!(user.organization), &json!(user.id))
@@ -137,26 +87,16 @@ async fn ids_in_bodies_never_count() {
 async fn workers_are_nats_services_with_their_own_queue_groups() {
     let system = System::start().await;
     for service in ["auth", "events"] {
-        let info = system
-            .nats
-            .request(format!("$SRV.INFO.{service}"), "".into())
-            .await
-            .unwrap();
+        let info = system.nats.request(format!("$SRV.INFO.{service}"), "".into()).await.unwrap();
         let info: Value = serde_json::from_slice(&info.payload).unwrap();
         assert_eq!(info["name"], service);
         let endpoints = info["endpoints"].as_array().unwrap();
         let declared = shared::contract::descriptions();
-        let declared = declared
-            .iter()
-            .filter(|operation| operation.subject.starts_with(service))
-            .count();
+        let declared = declared.iter().filter(|operation| operation.subject.starts_with(service)).count();
         assert_eq!(endpoints.len(), declared);
         for endpoint in endpoints {
             assert_eq!(endpoint["queue_group"], service, "{endpoint}");
-            assert!(
-                endpoint["metadata"]["http"].as_str().unwrap().contains('/'),
-                "{endpoint}"
-            );
+            assert!(endpoint["metadata"]["http"].as_str().unwrap().contains('/'), "{endpoint}");
         }
     }
 }
@@ -179,10 +119,8 @@ async fn a_reply_goes_to_an_inbox_and_nowhere_else() {
     };
     publish("somewhere.else").await.unwrap();
     // The same worker answers this one after it has dropped the other.
-    let listed = system
-        .message_as("events.list", &admin.token, json!({ "search": "reflected" }))
-        .await
-        .expect(200);
+    let listed =
+        system.message_as("events.list", &admin.token, json!({ "search": "reflected" })).await.expect(200);
     assert_eq!(listed.body["data"], json!([]));
     system.nats.flush().await.unwrap();
     let nothing = tokio::time::timeout(std::time::Duration::from_millis(200), watched.next()).await;

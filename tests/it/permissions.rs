@@ -4,9 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Member, System};
 
-const ACTIONS: [&str; 8] = [
-    "get", "history", "update", "delete", "submit", "withdraw", "approve", "reject",
-];
+const ACTIONS: [&str; 8] = ["get", "history", "update", "delete", "submit", "withdraw", "approve", "reject"];
 
 /// Written from the rules, by hand: the status of every action.
 const GOLDEN: &str = "
@@ -44,13 +42,7 @@ async fn over_http(system: &System, action: &str, id: &str, member: &Member) -> 
         "update" => system.patch(&path, token, json!({ "title": "Changed" })).await,
         "delete" => system.delete(&path, token).await,
         "reject" => {
-            system
-                .post(
-                    &format!("{path}/reject"),
-                    token,
-                    json!({ "reason": "not good enough" }),
-                )
-                .await
+            system.post(&format!("{path}/reject"), token, json!({ "reason": "not good enough" })).await
         }
         other => system.post(&format!("{path}/{other}"), token, Value::Null).await,
     }
@@ -62,9 +54,7 @@ async fn over_nats(system: &System, action: &str, id: &str, member: &Member) -> 
         "reject" => json!({ "id": id, "reason": "not good enough" }),
         _ => json!({ "id": id }),
     };
-    system
-        .message_as(&format!("events.{action}"), &member.token, payload)
-        .await
+    system.message_as(&format!("events.{action}"), &member.token, payload).await
 }
 
 async fn table(system: &System, nats: bool) -> String {
@@ -85,10 +75,7 @@ async fn table(system: &System, nats: bool) -> String {
                     };
                     lines.push_str(&format!(" {}", answer.status));
                     if answer.status == 409 {
-                        assert!(
-                            answer.body["detail"].as_str().unwrap().contains(status),
-                            "{answer:?}"
-                        );
+                        assert!(answer.body["detail"].as_str().unwrap().contains(status), "{answer:?}");
                     }
                 }
             }

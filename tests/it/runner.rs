@@ -10,10 +10,7 @@ use crate::harness::process::{Process, is_alive};
 async fn read(request: reqwest::RequestBuilder) -> (u16, String, Value) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
-    let id = response.headers()["x-correlation-id"]
-        .to_str()
-        .unwrap()
-        .to_owned();
+    let id = response.headers()["x-correlation-id"].to_str().unwrap().to_owned();
     let body = response.text().await.unwrap();
     (status, id, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
@@ -22,10 +19,7 @@ async fn login(client: &Client, http: &str, email: &str) -> String {
     let credentials = json!({ "email": email, "password": "Password123!" });
     let (status, _, body) = read(client.post(format!("{http}/auth/login")).json(&credentials)).await;
     assert_eq!(status, 200, "{body}");
-    body["accessToken"]
-        .as_str()
-        .expect("accessToken at the top level")
-        .to_owned()
+    body["accessToken"].as_str().expect("accessToken at the top level").to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,34 +38,23 @@ async fn the_walkthrough_works_on_a_fresh_start_and_survives_a_restart() {
         "startDate": "2026-06-01T10:00:00Z",
         "endDate": "2026-06-01T12:00:00Z",
     });
-    let create = client
-        .post(format!("{http}/events"))
-        .bearer_auth(&token)
-        .json(&event);
+    let create = client.post(format!("{http}/events")).bearer_auth(&token).json(&event);
     let (status, _, created) = read(create).await;
     assert_eq!(status, 201, "{created}");
     let id = created["id"].as_str().expect("id at the top level").to_owned();
-    let submit = client
-        .post(format!("{http}/events/{id}/submit"))
-        .bearer_auth(&token);
-    let submit = submit
-        .header("Idempotency-Key", "submit-123")
-        .header("X-Correlation-ID", "test-123");
+    let submit = client.post(format!("{http}/events/{id}/submit")).bearer_auth(&token);
+    let submit = submit.header("Idempotency-Key", "submit-123").header("X-Correlation-ID", "test-123");
     let (status, correlation_id, submitted) = read(submit).await;
     assert_eq!(
         (status, correlation_id.as_str(), &submitted["status"]),
         (200, "test-123", &json!("SUBMITTED"))
     );
 
-    eventually("both log lines are written", || async {
-        process.lines_with("test-123").len() >= 2
-    })
-    .await;
+    eventually("both log lines are written", || async { process.lines_with("test-123").len() >= 2 }).await;
     let lines = process.lines_with("test-123");
     for service in ["gateway", "events-worker"] {
-        let found = lines
-            .iter()
-            .any(|line| line["service"] == service && line["correlation_id"] == "test-123");
+        let found =
+            lines.iter().any(|line| line["service"] == service && line["correlation_id"] == "test-123");
         assert!(found, "no line of the {service} in {lines:?}");
     }
     assert!(process.lines_with("Password123!").is_empty() && process.lines_with(&token).is_empty());
@@ -95,10 +78,7 @@ async fn two_systems_run_side_by_side_and_two_never_share_a_directory() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let one = Process::start(first.path(), &[]).await;
     let two = Process::start(second.path(), &[]).await;
-    assert_ne!(
-        (&one.ready.http, &one.ready.nats),
-        (&two.ready.http, &two.ready.nats)
-    );
+    assert_ne!((&one.ready.http, &one.ready.nats), (&two.ready.http, &two.ready.nats));
     let client = Client::new();
     for process in [&one, &two] {
         login(&client, &process.ready.http, "admin@acme.com").await;
@@ -107,15 +87,7 @@ async fn two_systems_run_side_by_side_and_two_never_share_a_directory() {
             &process.ready.admin.auth_worker,
             &process.ready.admin.events_worker,
         ] {
-            assert_eq!(
-                client
-                    .get(format!("{admin}/readyz"))
-                    .send()
-                    .await
-                    .unwrap()
-                    .status(),
-                200
-            );
+            assert_eq!(client.get(format!("{admin}/readyz")).send().await.unwrap().status(), 200);
         }
     }
     let third = tokio::process::Command::new(env!("CARGO_BIN_EXE_eventboard"))
@@ -150,26 +122,13 @@ async fn a_killed_runner_leaves_no_broker_and_a_killed_broker_comes_back() {
     eventually("the broker is dead", || async { !is_alive(broker) }).await;
     let url = format!("{}/events", process.ready.http);
     eventually("requests work again", || async {
-        client
-            .get(&url)
-            .bearer_auth(&token)
-            .send()
-            .await
-            .is_ok_and(|response| response.status() == 200)
+        client.get(&url).bearer_auth(&token).send().await.is_ok_and(|response| response.status() == 200)
     })
     .await;
 
     let log = std::fs::read_to_string(directory.path().join("nats/nats-server.log")).unwrap();
-    let second: i32 = log
-        .lines()
-        .last()
-        .unwrap()
-        .trim_start_matches('[')
-        .split(']')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let second: i32 =
+        log.lines().last().unwrap().trim_start_matches('[').split(']').next().unwrap().parse().unwrap();
     assert!(is_alive(second) && second != broker);
     process.signal(Signal::SIGKILL);
     eventually("the broker ends with its runner", || async { !is_alive(second) }).await;

@@ -32,9 +32,6 @@ impl Handle<Invite> for Auth {
             })
             .await?;
         tracing::info!(by = %principal.user_id, role = request.role.as_str(), "invited somebody");
-        Ok(Invitation {
-            invitation,
-            expires_at,
-        })
+        Ok(Invitation { invitation, expires_at })
     }
 }

@@ -10,11 +10,7 @@ impl Handle<Login> for Auth {
         let known = self.store.credentials(&request.email).await?;
         let stored = known.as_ref().map(|(_, hash)| hash.clone());
         // An unknown address is verified against a hash nobody has the password of.
-        let verified = self
-            .hasher
-            .verify(request.password.clone(), stored)
-            .await
-            .map_err(hasher_failure)?;
+        let verified = self.hasher.verify(request.password.clone(), stored).await.map_err(hasher_failure)?;
         let (user, stored) = match known {
             Some(known) if verified.matches => known,
             _ => return Err(Failure::Refused(LoginError::InvalidCredentials)),

@@ -13,8 +13,6 @@ impl Handle<Me> for Auth {
         self.store
             .account(principal.user_id)
             .await?
-            .ok_or(Failure::Unauthenticated(
-                "the account of this access token does not exist any more",
-            ))
+            .ok_or(Failure::Unauthenticated("the account of this access token does not exist any more"))
     }
 }

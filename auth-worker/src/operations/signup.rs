@@ -23,11 +23,7 @@ impl Handle<Signup> for Auth {
         let membership = match (request.organization_name, request.invitation) {
             (Some(name), _) => {
                 let slug = slug(&name).ok_or(Failure::Refused(SignupError::EmptySlug))?;
-                Membership::Founder(Organization {
-                    id: OrganizationId(Uuid::now_v7()),
-                    name,
-                    slug,
-                })
+                Membership::Founder(Organization { id: OrganizationId(Uuid::now_v7()), name, slug })
             }
             (None, Some(invitation)) => Membership::Invited(token_hash(&invitation)),
             (None, None) => return Err(Failure::Refused(SignupError::InvalidInvitation)),
@@ -45,16 +41,12 @@ impl Handle<Signup> for Auth {
             last_name: request.last_name,
             now: cx.now,
         };
-        let user = self
-            .store
-            .create_account(account, session)
-            .await
-            .map_err(|error| match error {
-                CreateAccountError::EmailTaken => Failure::Refused(SignupError::EmailTaken),
-                CreateAccountError::OrganizationTaken => Failure::Refused(SignupError::OrganizationTaken),
-                CreateAccountError::InvalidInvitation => Failure::Refused(SignupError::InvalidInvitation),
-                CreateAccountError::Store(error) => error.into(),
-            })?;
+        let user = self.store.create_account(account, session).await.map_err(|error| match error {
+            CreateAccountError::EmailTaken => Failure::Refused(SignupError::EmailTaken),
+            CreateAccountError::OrganizationTaken => Failure::Refused(SignupError::OrganizationTaken),
+            CreateAccountError::InvalidInvitation => Failure::Refused(SignupError::InvalidInvitation),
+            CreateAccountError::Store(error) => error.into(),
+        })?;
         tracing::info!(user_id = %user.id, organization_id = %user.organization_id, "signed up");
         self.signed_in(user, &session, cx.now)
     }
@@ -63,10 +55,8 @@ impl Handle<Signup> for Auth {
 /// Lower-case letters and digits of any script, other runs as one hyphen; `None` when none remain.
 fn slug(name: &str) -> Option<String> {
     let lower = name.to_lowercase();
-    let words: Vec<&str> = lower
-        .split(|character: char| !character.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .collect();
+    let words: Vec<&str> =
+        lower.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
     (!words.is_empty()).then(|| words.join("-"))
 }
 

@@ -26,9 +26,7 @@ impl SqliteAuthStore {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self {
-            database: Sqlite::open(path, &MIGRATIONS).await?,
-        })
+        Ok(Self { database: Sqlite::open(path, &MIGRATIONS).await? })
     }
 }
 
@@ -117,15 +115,11 @@ impl AuthStore for SqliteAuthStore {
             .bind(email.as_str())
             .fetch_optional(self.database.readers())
             .await?;
-        row.map(|row| Ok((user(&row)?, row.try_get("password_hash")?)))
-            .transpose()
+        row.map(|row| Ok((user(&row)?, row.try_get("password_hash")?))).transpose()
     }
 
     async fn account(&self, id: UserId) -> Result<Option<Account>, StoreError> {
-        let row = sqlx::query(SELECT_ACCOUNT)
-            .bind(id.0)
-            .fetch_optional(self.database.readers())
-            .await?;
+        let row = sqlx::query(SELECT_ACCOUNT).bind(id.0).fetch_optional(self.database.readers()).await?;
         row.map(|row| {
             let user = user(&row)?;
             let organization = Organization {
@@ -156,10 +150,7 @@ impl AuthStore for SqliteAuthStore {
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
-        let row = sqlx::query(SELECT_SESSION)
-            .bind(id.0)
-            .fetch_optional(self.database.readers())
-            .await?;
+        let row = sqlx::query(SELECT_SESSION).bind(id.0).fetch_optional(self.database.readers()).await?;
         row.map(|row| {
             let user = user(&row)?;
             let session = Session {
@@ -188,18 +179,13 @@ impl AuthStore for SqliteAuthStore {
 
     async fn close_session(&self, id: SessionId) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
-        sqlx::query("DELETE FROM sessions WHERE id = ?")
-            .bind(id.0)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.0).execute(&mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
 
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
-        let row = sqlx::query(EMAIL_EXISTS)
-            .bind(email.as_str())
-            .fetch_optional(self.database.readers())
-            .await?;
+        let row =
+            sqlx::query(EMAIL_EXISTS).bind(email.as_str()).fetch_optional(self.database.readers()).await?;
         Ok(row.is_some())
     }
 
@@ -232,7 +218,11 @@ impl AuthStore for SqliteAuthStore {
         }
         for seeded in users {
             let known = sqlx::query(EMAIL_EXISTS).bind(seeded.user.email.as_str());
-            if known.fetch_optional(&mut *transaction).await?.is_none() {
+            let home =
+                sqlx::query("SELECT 1 FROM organizations WHERE id = ?").bind(seeded.user.organization_id.0);
+            let unknown = known.fetch_optional(&mut *transaction).await?.is_none();
+            // Somebody may have founded an organisation of the same name: then the demo has no home.
+            if unknown && home.fetch_optional(&mut *transaction).await?.is_some() {
                 insert_user(&mut transaction, &seeded.user, &seeded.password_hash).await?;
             }
         }
@@ -320,9 +310,7 @@ fn organization_id(row: &SqliteRow) -> Result<OrganizationId, StoreError> {
 }
 
 fn role(row: &SqliteRow) -> Result<Role, StoreError> {
-    row.try_get::<&str, _>("role")?
-        .parse()
-        .map_err(|_| StoreError::UnknownValue("role"))
+    row.try_get::<&str, _>("role")?.parse().map_err(|_| StoreError::UnknownValue("role"))
 }
 
 fn time(row: &SqliteRow, column: &str) -> Result<Timestamp, StoreError> {

@@ -9,9 +9,6 @@ use crate::domain::policy::Action;
 impl Handle<Approve> for Events {
     async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Event, Failure<ChangeError>> {
         let approve = (Action::Approve, HistoryAction::Approved);
-        self.change(cx, &request.id, approve, |event| {
-            Ok(Change::Becomes(event.clone()))
-        })
-        .await
+        self.change(cx, &request.id, approve, |event| Ok(Change::Becomes(event.clone()))).await
     }
 }

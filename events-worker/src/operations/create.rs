@@ -30,17 +30,9 @@ impl Handle<Create> for Events {
         if !transaction.insert(&event).await? {
             return Err(Failure::internal(&"a new event id exists already"));
         }
-        record(
-            &mut *transaction,
-            cx,
-            principal.user_id,
-            HistoryAction::Created,
-            &event,
-            None,
-            Some(&event),
-        )
-        .await?;
-        transaction.commit().await?;
+        record(&mut *transaction, cx, principal.user_id, HistoryAction::Created, &event, None, Some(&event))
+            .await?;
+        transaction.commit().await.map_err(|error| Failure::commit_unknown(&error))?;
         tracing::info!(event_id = %event.id, "created event");
         Ok(event)
     }

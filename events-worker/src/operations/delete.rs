@@ -9,8 +9,7 @@ use crate::domain::policy::Action;
 impl Handle<Delete> for Events {
     async fn handle(&self, cx: &Context, request: EventRequest) -> Result<NoContent, Failure<ChangeError>> {
         let delete = (Action::Delete, HistoryAction::Deleted);
-        self.change(cx, &request.id, delete, |_| Ok(Change::Vanishes))
-            .await?;
+        self.change(cx, &request.id, delete, |_| Ok(Change::Vanishes)).await?;
         Ok(NoContent {})
     }
 }

@@ -18,8 +18,6 @@ impl Handle<History> for Events {
         if let Err(ChangeError::NotAllowed(why)) = permitted(principal, &event, Action::ViewHistory) {
             return Err(Failure::Refused(HistoryError::NotAllowed(why)));
         }
-        Ok(HistoryPage {
-            data: self.store.history(event.organization_id, event.id).await?,
-        })
+        Ok(HistoryPage { data: self.store.history(event.organization_id, event.id).await? })
     }
 }

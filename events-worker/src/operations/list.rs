@@ -10,18 +10,13 @@ use crate::store::{Cursor, ListQuery, PageBegin};
 impl Handle<List> for Events {
     async fn handle(&self, cx: &Context, request: ListRequest) -> Result<EventPage, Failure<ListError>> {
         let principal = cx.principal()?;
-        let (sort_by, sort_order) = (
-            request.sort_by.unwrap_or_default(),
-            request.sort_order.unwrap_or_default(),
-        );
+        let (sort_by, sort_order) =
+            (request.sort_by.unwrap_or_default(), request.sort_order.unwrap_or_default());
         let limit = request.limit.unwrap_or(ListRequest::DEFAULT_LIMIT);
         let (begin, page) = match &request.cursor {
             Some(text) => {
                 let cursor = Cursor::decode(text, sort_by, sort_order);
-                (
-                    PageBegin::After(cursor.ok_or(Failure::Refused(ListError::InvalidCursor))?),
-                    None,
-                )
+                (PageBegin::After(cursor.ok_or(Failure::Refused(ListError::InvalidCursor))?), None)
             }
             None => {
                 let page = request.page.unwrap_or(1);
@@ -54,9 +49,6 @@ impl Handle<List> for Events {
             has_next: listing.has_next,
             next_cursor: last.map(|event| Cursor::after(event, sort_by, sort_order).encode()),
         };
-        Ok(EventPage {
-            data: listing.events,
-            meta,
-        })
+        Ok(EventPage { data: listing.events, meta })
     }
 }

@@ -10,10 +10,7 @@ impl Handle<Reject> for Events {
     async fn handle(&self, cx: &Context, request: RejectRequest) -> Result<Event, Failure<ChangeError>> {
         let reject = (Action::Reject, HistoryAction::Rejected);
         self.change(cx, &request.id, reject, |event| {
-            Ok(Change::Becomes(Event {
-                rejection_reason: Some(request.reason.clone()),
-                ..event.clone()
-            }))
+            Ok(Change::Becomes(Event { rejection_reason: Some(request.reason.clone()), ..event.clone() }))
         })
         .await
     }

@@ -10,10 +10,7 @@ impl Handle<Submit> for Events {
     async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Event, Failure<ChangeError>> {
         let submit = (Action::Submit, HistoryAction::Submitted);
         self.change(cx, &request.id, submit, |event| {
-            Ok(Change::Becomes(Event {
-                rejection_reason: None,
-                ..event.clone()
-            }))
+            Ok(Change::Becomes(Event { rejection_reason: None, ..event.clone() }))
         })
         .await
     }

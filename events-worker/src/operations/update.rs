@@ -15,11 +15,7 @@ impl Handle<Update> for Events {
                 return Err(UpdateError::EndsBeforeStart);
             }
             // An edit that changes nothing is no edit: it must not send an approved event back.
-            Ok(if merged == *event {
-                Change::Stays
-            } else {
-                Change::Becomes(merged)
-            })
+            Ok(if merged == *event { Change::Stays } else { Change::Becomes(merged) })
         })
         .await
     }

@@ -9,9 +9,6 @@ use crate::domain::policy::Action;
 impl Handle<Withdraw> for Events {
     async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Event, Failure<ChangeError>> {
         let withdraw = (Action::Withdraw, HistoryAction::Withdrawn);
-        self.change(cx, &request.id, withdraw, |event| {
-            Ok(Change::Becomes(event.clone()))
-        })
-        .await
+        self.change(cx, &request.id, withdraw, |event| Ok(Change::Becomes(event.clone()))).await
     }
 }

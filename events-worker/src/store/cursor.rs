@@ -41,12 +41,7 @@ impl Cursor {
             SortBy::Title => SortValue::Text(event.title.clone()),
             SortBy::Status => SortValue::Text(event.status.as_str().to_owned()),
         };
-        Self {
-            sort_by,
-            sort_order,
-            value,
-            id: event.id,
-        }
+        Self { sort_by, sort_order, value, id: event.id }
     }
 
     /// The cursor as clients carry it.

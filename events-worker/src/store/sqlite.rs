@@ -29,9 +29,7 @@ impl SqliteEventStore {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self {
-            database: Sqlite::open(path, &MIGRATIONS).await?,
-        })
+        Ok(Self { database: Sqlite::open(path, &MIGRATIONS).await? })
     }
 }
 
@@ -59,9 +57,7 @@ const SELECT_HISTORY: &str = "SELECT at, actor_id, action, from_status, to_statu
 #[async_trait]
 impl EventStore for SqliteEventStore {
     async fn begin(&self) -> Result<Box<dyn EventTransaction>, StoreError> {
-        Ok(Box::new(SqliteEventTransaction {
-            transaction: self.database.begin().await?,
-        }))
+        Ok(Box::new(SqliteEventTransaction { transaction: self.database.begin().await? }))
     }
 
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
@@ -77,15 +73,8 @@ impl EventStore for SqliteEventStore {
         let limit = usize::try_from(query.limit).unwrap_or(0);
         let has_next = events.len() > limit;
         events.truncate(limit);
-        let total = count_statement(query)
-            .build_query_scalar()
-            .fetch_one(&mut *reader)
-            .await?;
-        Ok(Listing {
-            events,
-            has_next,
-            total,
-        })
+        let total = count_statement(query).build_query_scalar().fetch_one(&mut *reader).await?;
+        Ok(Listing { events, has_next, total })
     }
 
     async fn history(
@@ -196,25 +185,15 @@ async fn find(
     organization: OrganizationId,
     id: EventId,
 ) -> Result<Option<Event>, StoreError> {
-    let row = sqlx::query(SELECT_EVENT)
-        .bind(id.0)
-        .bind(organization.0)
-        .fetch_optional(connection)
-        .await?;
+    let row = sqlx::query(SELECT_EVENT).bind(id.0).bind(organization.0).fetch_optional(connection).await?;
     row.as_ref().map(event).transpose()
 }
 
 /// One index walk: the rows of one organisation with one status, or by one creator.
 #[derive(Debug, Clone, Copy)]
 enum Walk {
-    ByStatus {
-        status: EventStatus,
-        except_by: Option<UserId>,
-    },
-    ByCreator {
-        creator: UserId,
-        status: Option<EventStatus>,
-    },
+    ByStatus { status: EventStatus, except_by: Option<UserId> },
+    ByCreator { creator: UserId, status: Option<EventStatus> },
 }
 
 /// The walks whose rows together are exactly what the query may show, each row once.
@@ -223,21 +202,12 @@ fn walks(query: &ListQuery) -> Vec<Walk> {
         None => EventStatus::ALL
             .into_iter()
             .filter(|status| query.status.is_none_or(|wanted| wanted == *status))
-            .map(|status| Walk::ByStatus {
-                status,
-                except_by: None,
-            })
+            .map(|status| Walk::ByStatus { status, except_by: None })
             .collect(),
         Some(viewer) => {
-            let mut walks = vec![Walk::ByCreator {
-                creator: viewer,
-                status: query.status,
-            }];
+            let mut walks = vec![Walk::ByCreator { creator: viewer, status: query.status }];
             if query.status.is_none_or(|wanted| wanted == EventStatus::Approved) {
-                walks.push(Walk::ByStatus {
-                    status: EventStatus::Approved,
-                    except_by: Some(viewer),
-                });
+                walks.push(Walk::ByStatus { status: EventStatus::Approved, except_by: Some(viewer) });
             }
             walks
         }
@@ -263,10 +233,7 @@ const fn direction(order: SortOrder) -> (&'static str, &'static str) {
 /// One page: the first rows of every walk, merged.
 fn page_statement(query: &ListQuery) -> QueryBuilder<sqlx::Sqlite> {
     let (direction, _) = direction(query.sort_order);
-    let order = format!(
-        " ORDER BY {} {direction}, id {direction} LIMIT ",
-        column(query.sort_by)
-    );
+    let order = format!(" ORDER BY {} {direction}, id {direction} LIMIT ", column(query.sort_by));
     let skip = match query.begin {
         PageBegin::Skip(skip) => skip,
         PageBegin::After(_) => 0,
@@ -279,27 +246,15 @@ fn page_statement(query: &ListQuery) -> QueryBuilder<sqlx::Sqlite> {
          rejection_reason, created_at, updated_at, version FROM (",
     );
     for (index, walk) in walks(query).into_iter().enumerate() {
-        statement.push(if index == 0 {
-            "SELECT * FROM ("
-        } else {
-            " UNION ALL SELECT * FROM ("
-        });
+        statement.push(if index == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
         statement.push("SELECT * FROM events WHERE ");
         push_walk(&mut statement, query, walk);
         if let PageBegin::After(cursor) = &query.begin {
             push_after(&mut statement, query, cursor);
         }
-        statement
-            .push(&order)
-            .push_bind(skip.saturating_add(rows))
-            .push(")");
+        statement.push(&order).push_bind(skip.saturating_add(rows)).push(")");
     }
-    statement
-        .push(")")
-        .push(&order)
-        .push_bind(rows)
-        .push(" OFFSET ")
-        .push_bind(skip);
+    statement.push(")").push(&order).push_bind(rows).push(" OFFSET ").push_bind(skip);
     statement
 }
 
@@ -307,16 +262,9 @@ fn page_statement(query: &ListQuery) -> QueryBuilder<sqlx::Sqlite> {
 fn count_statement(query: &ListQuery) -> QueryBuilder<sqlx::Sqlite> {
     let mut statement = QueryBuilder::new("");
     push_matches(&mut statement, query);
-    statement
-        .push("SELECT min(count(*), ")
-        .push_bind(MAX_TOTAL)
-        .push(") FROM (");
+    statement.push("SELECT min(count(*), ").push_bind(MAX_TOTAL).push(") FROM (");
     for (index, walk) in walks(query).into_iter().enumerate() {
-        statement.push(if index == 0 {
-            "SELECT * FROM ("
-        } else {
-            " UNION ALL SELECT * FROM ("
-        });
+        statement.push(if index == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
         statement.push("SELECT 1 FROM events WHERE ");
         push_walk(&mut statement, query, walk);
         statement.push(" LIMIT ").push_bind(MAX_TOTAL).push(")");
@@ -331,11 +279,7 @@ fn uses_index(term: &str) -> bool {
 }
 
 fn push_matches(statement: &mut QueryBuilder<sqlx::Sqlite>, query: &ListQuery) {
-    if let Some(term) = query
-        .search
-        .as_ref()
-        .map(|term| term.to_lowercase())
-        .filter(|term| uses_index(term))
+    if let Some(term) = query.search.as_ref().map(|term| term.to_lowercase()).filter(|term| uses_index(term))
     {
         let phrase = format!("\"{}\"", term.replace('"', "\"\""));
         statement
@@ -346,9 +290,7 @@ fn push_matches(statement: &mut QueryBuilder<sqlx::Sqlite>, query: &ListQuery) {
 }
 
 fn push_walk(statement: &mut QueryBuilder<sqlx::Sqlite>, query: &ListQuery, walk: Walk) {
-    statement
-        .push("organization_id = ")
-        .push_bind(query.organization.0);
+    statement.push("organization_id = ").push_bind(query.organization.0);
     match walk {
         Walk::ByStatus { status, except_by } => {
             statement.push(" AND status = ").push_bind(status.as_str());
@@ -365,9 +307,7 @@ fn push_walk(statement: &mut QueryBuilder<sqlx::Sqlite>, query: &ListQuery, walk
         }
     }
     if let Some(from) = query.start_date_from {
-        statement
-            .push(" AND start_date >= ")
-            .push_bind(from.unix_millis());
+        statement.push(" AND start_date >= ").push_bind(from.unix_millis());
     }
     if let Some(to) = query.start_date_to {
         statement.push(" AND start_date <= ").push_bind(to.unix_millis());
@@ -376,10 +316,7 @@ fn push_walk(statement: &mut QueryBuilder<sqlx::Sqlite>, query: &ListQuery, walk
         if uses_index(&term) {
             statement.push(" AND row IN (SELECT rowid FROM matches)");
         } else {
-            statement
-                .push(" AND instr(search_text, ")
-                .push_bind(term)
-                .push(") > 0");
+            statement.push(" AND instr(search_text, ").push_bind(term).push(") > 0");
         }
     }
 }
@@ -419,10 +356,7 @@ fn history_entry(row: &SqliteRow) -> Result<HistoryEntry, StoreError> {
     Ok(HistoryEntry {
         at: time(row, "at")?,
         actor: UserId(row.try_get::<Uuid, _>("actor_id")?),
-        action: row
-            .try_get::<&str, _>("action")?
-            .parse()
-            .map_err(|_| StoreError::UnknownValue("action"))?,
+        action: row.try_get::<&str, _>("action")?.parse().map_err(|_| StoreError::UnknownValue("action"))?,
         from: optional_status("from_status")?,
         to: optional_status("to_status")?,
         reason: row.try_get("reason")?,

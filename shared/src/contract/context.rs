@@ -134,8 +134,7 @@ impl Precondition {
             Self::Any => true,
             Self::OneOf(tags) => {
                 let current = current.0.to_string();
-                tags.iter()
-                    .any(|(weak, tag)| (weak_counts || !weak) && *tag == current)
+                tags.iter().any(|(weak, tag)| (weak_counts || !weak) && *tag == current)
             }
         }
     }
@@ -183,9 +182,7 @@ impl Context {
     /// # Errors
     /// [`Failure::Unauthenticated`] on a public operation called without a token.
     pub fn principal<E>(&self) -> Result<&Principal, Failure<E>> {
-        self.principal
-            .as_ref()
-            .ok_or(Failure::Unauthenticated("an access token is required"))
+        self.principal.as_ref().ok_or(Failure::Unauthenticated("an access token is required"))
     }
 }
 
@@ -209,17 +206,7 @@ mod tests {
         let key = |value| IdempotencyKey::parse(value).map(|key| key.as_str().to_owned());
         assert_eq!(key("submit-123"), key("\"submit-123\""));
         assert_eq!(key("\"a \\\"b\\\\\"").as_deref(), Some("a \"b\\"));
-        for bad in [
-            "",
-            "\"\"",
-            "\"open",
-            "a b",
-            "\"a\\b\"",
-            "\"a\"b\"",
-            "é",
-            "\"\t\"",
-            &"x".repeat(256),
-        ] {
+        for bad in ["", "\"\"", "\"open", "a b", "\"a\\b\"", "\"a\"b\"", "é", "\"\t\"", &"x".repeat(256)] {
             assert_eq!(key(bad), None, "{bad:?}");
         }
     }

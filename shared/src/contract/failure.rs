@@ -80,11 +80,9 @@ impl ProblemType {
         match self {
             Self::MalformedRequest => (400, "malformed-request", "The request cannot be parsed"),
             Self::Unauthenticated => (401, "unauthenticated", "A valid access token is required"),
-            Self::InvalidCredentials => (
-                401,
-                "invalid-credentials",
-                "The e-mail address or password is wrong",
-            ),
+            Self::InvalidCredentials => {
+                (401, "invalid-credentials", "The e-mail address or password is wrong")
+            }
             Self::Forbidden => (403, "forbidden", "You may not do this"),
             Self::NotFound => (404, "not-found", "There is nothing here that you can see"),
             Self::MethodNotAllowed => (405, "method-not-allowed", "This resource has other methods"),
@@ -156,11 +154,7 @@ impl Violation {
     /// A violation of the top-level member `field`.
     pub fn at(field: &str, code: &str, detail: impl Into<String>) -> Self {
         let escaped = field.replace('~', "~0").replace('/', "~1");
-        Self {
-            pointer: format!("#/{escaped}"),
-            code: code.to_owned(),
-            detail: detail.into(),
-        }
+        Self { pointer: format!("#/{escaped}"), code: code.to_owned(), detail: detail.into() }
     }
 }
 
@@ -208,12 +202,7 @@ pub struct ProblemBody {
 impl Problem {
     /// A problem after which nothing has been done.
     pub fn new(kind: ProblemType, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            detail: detail.into(),
-            outcome: Outcome::None,
-            errors: Vec::new(),
-        }
+        Self { kind, detail: detail.into(), outcome: Outcome::None, errors: Vec::new() }
     }
 
     /// Broken rules.
@@ -222,19 +211,13 @@ impl Problem {
             [only] => format!("{} {}", only.pointer, only.detail),
             several => format!("{} rules are broken; see errors", several.len()),
         };
-        Self {
-            errors,
-            ..Self::new(ProblemType::ValidationFailed, detail)
-        }
+        Self { errors, ..Self::new(ProblemType::ValidationFailed, detail) }
     }
 
     /// A defect: logged here with its cause, which the client never sees.
     pub fn internal(cause: &dyn Display) -> Self {
         tracing::error!(error = %cause, "internal failure");
-        Self::new(
-            ProblemType::Internal,
-            "the failure has been logged under this correlation id",
-        )
+        Self::new(ProblemType::Internal, "the failure has been logged under this correlation id")
     }
 
     /// The same problem with another outcome.
@@ -299,6 +282,8 @@ pub enum Failure<E> {
     StoreUnavailable,
     /// No room; nothing was done.
     Overloaded,
+    /// The database was lost while it was asked to commit: the effect may have taken place.
+    CommitUnknown,
     /// A defect; already logged.
     Internal,
 }
@@ -308,6 +293,12 @@ impl<E> Failure<E> {
     pub fn internal(cause: &dyn Display) -> Self {
         tracing::error!(error = %cause, "internal failure");
         Self::Internal
+    }
+
+    /// Logs a failed commit. Whether it took effect before it failed, nobody can say.
+    pub fn commit_unknown(cause: &dyn Display) -> Self {
+        tracing::error!(error = %cause, "a commit failed; its effect is unknown");
+        Self::CommitUnknown
     }
 }
 
@@ -323,10 +314,14 @@ impl<E: OperationError> Failure<E> {
                 Problem::new(ProblemType::Unavailable, "the database cannot be reached")
             }
             Self::Overloaded => Problem::new(ProblemType::Overloaded, "too many requests at the moment"),
-            Self::Internal => Problem::new(
-                ProblemType::Internal,
-                "the failure has been logged under this correlation id",
-            ),
+            Self::CommitUnknown => Problem::new(
+                ProblemType::ConnectionLost,
+                "the database was lost while the change was committed",
+            )
+            .with_outcome(Outcome::Unknown),
+            Self::Internal => {
+                Problem::new(ProblemType::Internal, "the failure has been logged under this correlation id")
+            }
         }
     }
 }

@@ -14,9 +14,7 @@ pub const MAX_DEPTH: usize = 64;
 /// Names what is wrong and where (line and column), never what stood there: bodies carry passwords.
 pub fn parse(bytes: &[u8]) -> Result<Value, String> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { depth: 0 }
-        .deserialize(&mut input)
-        .map_err(|error| error.to_string())?;
+    let value = Strict { depth: 0 }.deserialize(&mut input).map_err(|error| error.to_string())?;
     input.end().map_err(|error| error.to_string())?;
     Ok(value)
 }
@@ -31,9 +29,7 @@ impl Strict {
         if self.depth == MAX_DEPTH {
             return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")));
         }
-        Ok(Self {
-            depth: self.depth + 1,
-        })
+        Ok(Self { depth: self.depth + 1 })
     }
 }
 
@@ -68,7 +64,13 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::Number(value.into()))
     }
 
+    /// `10.0` is the integer 10 to JSON Schema, so it is one here, too.
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        // Beyond 2^53 neighbouring integers are no longer distinct.
+        if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 {
+            #[expect(clippy::cast_possible_truncation, reason = "whole and within 53 bits")]
+            return Ok(Value::Number((value as i64).into()));
+        }
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
@@ -109,11 +111,7 @@ mod tests {
         assert!(parse(br#"{"a":{"b":1,"b":1}}"#).unwrap_err().contains("twice"));
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         assert!(parse(nested(MAX_DEPTH).as_bytes()).is_ok());
-        assert!(
-            parse(nested(MAX_DEPTH + 1).as_bytes())
-                .unwrap_err()
-                .contains("nested")
-        );
+        assert!(parse(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err().contains("nested"));
         assert!(parse("[".repeat(50_000).as_bytes()).is_err());
         assert!(parse(b"{} x").is_err());
         assert!(parse(b"\"\xff\"").is_err());
@@ -121,23 +119,19 @@ mod tests {
 
     #[test]
     fn errors_never_quote_the_input() {
-        for body in [
-            &br#"{"password": Password123!}"#[..],
-            br#"{"password": "Password123!"#,
-        ] {
-            assert!(
-                !parse(body).unwrap_err().contains("Password"),
-                "the input stands in the error"
-            );
+        for body in [&br#"{"password": Password123!}"#[..], br#"{"password": "Password123!"#] {
+            assert!(!parse(body).unwrap_err().contains("Password"), "the input stands in the error");
         }
+    }
+
+    #[test]
+    fn whole_numbers_have_one_spelling() {
+        assert_eq!(parse(b"[10.0, 1e2, -0.0, 1.5]").unwrap(), serde_json::json!([10, 100, 0, 1.5]));
     }
 
     #[test]
     fn keeps_values() {
         let text = r#"{"a":[1,-2,1.5,true,null,"x"],"b":{"c":18446744073709551615}}"#;
-        assert_eq!(
-            parse(text.as_bytes()).unwrap(),
-            serde_json::from_str::<Value>(text).unwrap()
-        );
+        assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
     }
 }

@@ -204,9 +204,7 @@ impl Description {
 
     /// The subject without its service: `submit` for `events.submit`.
     pub fn verb(&self) -> &'static str {
-        self.subject
-            .split_once('.')
-            .map_or(self.subject, |(_, verb)| verb)
+        self.subject.split_once('.').map_or(self.subject, |(_, verb)| verb)
     }
 }
 
@@ -234,9 +232,7 @@ pub struct Endpoint<H> {
 
 impl<H> std::fmt::Debug for Endpoint<H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint")
-            .field("subject", &self.description.subject)
-            .finish_non_exhaustive()
+        f.debug_struct("Endpoint").field("subject", &self.description.subject).finish_non_exhaustive()
     }
 }
 
@@ -254,10 +250,7 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
                 let decoder = Arc::clone(&decoder);
                 Box::pin(async move {
                     let request = decoder.decode(&payload)?;
-                    let response = handler
-                        .handle(&cx, request)
-                        .await
-                        .map_err(Failure::into_problem)?;
+                    let response = handler.handle(&cx, request).await.map_err(Failure::into_problem)?;
                     let body = if O::STATUS == 204 {
                         Bytes::new()
                     } else {

@@ -28,11 +28,7 @@ impl NamedSchema {
     pub fn of<T: ToSchema>() -> Self {
         let mut references = Vec::new();
         T::schemas(&mut references);
-        Self {
-            name: T::name().into_owned(),
-            schema: <T as PartialSchema>::schema(),
-            references,
-        }
+        Self { name: T::name().into_owned(), schema: <T as PartialSchema>::schema(), references }
     }
 
     /// This schema as a self-contained JSON Schema document.
@@ -57,16 +53,8 @@ pub const MAX_VIOLATIONS: usize = 100;
 type Format = (&'static str, fn(&str) -> bool, &'static str);
 
 const FORMATS: [Format; 4] = [
-    (
-        "date-time",
-        |text| Timestamp::parse(text).is_some(),
-        "must be an RFC 3339 date-time with an offset",
-    ),
-    (
-        "email",
-        |text| Email::parse(text).is_some(),
-        "must be an e-mail address",
-    ),
+    ("date-time", |text| Timestamp::parse(text).is_some(), "must be an RFC 3339 date-time with an offset"),
+    ("email", |text| Email::parse(text).is_some(), "must be an e-mail address"),
     (
         "text-line",
         |text| !text.chars().any(is_unwanted),
@@ -74,11 +62,7 @@ const FORMATS: [Format; 4] = [
     ),
     (
         "text-block",
-        |text| {
-            !text
-                .chars()
-                .any(|character| is_unwanted(character) && !matches!(character, '\n' | '\t'))
-        },
+        |text| !text.chars().any(|character| is_unwanted(character) && !matches!(character, '\n' | '\t')),
         "must not contain control characters except line feed and tab",
     ),
 ];
@@ -115,10 +99,7 @@ impl<T: Request> RequestDecoder<T> {
         let integers = document["properties"]
             .as_object()
             .map(|properties| {
-                properties
-                    .iter()
-                    .filter(|(_, schema)| integer(schema))
-                    .map(|(name, _)| name.clone())
+                properties.iter().filter(|(_, schema)| integer(schema)).map(|(name, _)| name.clone())
             })
             .into_iter()
             .flatten()
@@ -127,14 +108,8 @@ impl<T: Request> RequestDecoder<T> {
         for (name, check, _) in FORMATS {
             options = options.with_format(name, check);
         }
-        let validator = options
-            .build(&document)
-            .expect("the derived schema is valid JSON Schema");
-        Self {
-            validator,
-            integers,
-            marker: PhantomData,
-        }
+        let validator = options.build(&document).expect("the derived schema is valid JSON Schema");
+        Self { validator, integers, marker: PhantomData }
     }
 
     /// Whether the member `name` is a number, which a query string can only spell as text.
@@ -146,11 +121,7 @@ impl<T: Request> RequestDecoder<T> {
     pub fn violations(&self, body: &Value) -> Vec<Violation> {
         let mut found: Vec<Violation> = Vec::new();
         for error in self.validator.iter_errors(body) {
-            describe(
-                error.kind(),
-                &format!("#{}", error.instance_path().as_str()),
-                &mut found,
-            );
+            describe(error.kind(), &format!("#{}", error.instance_path().as_str()), &mut found);
         }
         if let Value::Object(members) = body {
             found.extend(T::rules(members));
@@ -172,10 +143,7 @@ impl<T: Request> RequestDecoder<T> {
         }
         // The schema is derived from `T`; should serde be stricter somewhere, the client hears of it.
         serde_json::from_value(body).map_err(|_| {
-            Problem::new(
-                ProblemType::ValidationFailed,
-                "the request does not fit the operation's schema",
-            )
+            Problem::new(ProblemType::ValidationFailed, "the request does not fit the operation's schema")
         })
     }
 }
@@ -195,31 +163,20 @@ pub fn parse_body(payload: &[u8]) -> Result<Value, Problem> {
         return Ok(Value::Object(Map::new()));
     }
     json::parse(payload).map_err(|error| {
-        Problem::new(
-            ProblemType::MalformedRequest,
-            format!("the body is not JSON: {error}"),
-        )
+        Problem::new(ProblemType::MalformedRequest, format!("the body is not JSON: {error}"))
     })
 }
 
 /// Turns one schema error into violations: a stable code, and the rule without the refused value.
 fn describe(kind: &ValidationErrorKind, path: &str, found: &mut Vec<Violation>) {
     let mut push = |pointer: String, code: &str, detail: String| {
-        found.push(Violation {
-            pointer,
-            code: code.to_owned(),
-            detail,
-        });
+        found.push(Violation { pointer, code: code.to_owned(), detail });
     };
     let here = path.to_owned();
     let child = |name: &str| format!("{path}{}", &Violation::at(name, "", "").pointer[1..]);
     match kind {
         ValidationErrorKind::Required { property } => {
-            push(
-                child(property.as_str().unwrap_or_default()),
-                "required",
-                "is required".to_owned(),
-            );
+            push(child(property.as_str().unwrap_or_default()), "required", "is required".to_owned());
         }
         ValidationErrorKind::AdditionalProperties { unexpected } => {
             for name in unexpected {
@@ -229,20 +186,14 @@ fn describe(kind: &ValidationErrorKind, path: &str, found: &mut Vec<Violation>) 
         ValidationErrorKind::Type { kind } => {
             let expected = match kind {
                 TypeKind::Single(one) => one.to_string(),
-                TypeKind::Multiple(several) => several
-                    .iter()
-                    .map(|one| one.to_string())
-                    .collect::<Vec<_>>()
-                    .join(" or "),
+                TypeKind::Multiple(several) => {
+                    several.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" or ")
+                }
             };
             push(here, "wrong_type", format!("must be of type {expected}"));
         }
         ValidationErrorKind::MinLength { limit } => {
-            push(
-                here,
-                "too_short",
-                format!("must have at least {limit} characters"),
-            );
+            push(here, "too_short", format!("must have at least {limit} characters"));
         }
         ValidationErrorKind::MaxLength { limit } => {
             push(here, "too_long", format!("must have at most {limit} characters"));
@@ -259,17 +210,9 @@ fn describe(kind: &ValidationErrorKind, path: &str, found: &mut Vec<Violation>) 
             push(here, "wrong_format", rule.to_owned());
         }
         ValidationErrorKind::Enum { options } => {
-            let names: Vec<&str> = options
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect();
-            push(
-                here,
-                "unknown_value",
-                format!("must be one of {}", names.join(", ")),
-            );
+            let names: Vec<&str> =
+                options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            push(here, "unknown_value", format!("must be one of {}", names.join(", ")));
         }
         // A nullable or referenced member: what matters is why its one real alternative failed.
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
@@ -282,11 +225,7 @@ fn describe(kind: &ValidationErrorKind, path: &str, found: &mut Vec<Violation>) 
                 None => push(here, "wrong_type", "is of the wrong type".to_owned()),
             }
         }
-        other => push(
-            here,
-            other.keyword(),
-            format!("breaks the rule `{}`", other.keyword()),
-        ),
+        other => push(here, other.keyword(), format!("breaks the rule `{}`", other.keyword())),
     }
 }
 
@@ -299,10 +238,8 @@ mod tests {
     /// Every violation as `pointer code`, sorted.
     fn broken<T: Request>(body: Value) -> Vec<String> {
         let found = RequestDecoder::<T>::new().violations(&body);
-        let mut found: Vec<String> = found
-            .into_iter()
-            .map(|one| format!("{} {}", one.pointer, one.code))
-            .collect();
+        let mut found: Vec<String> =
+            found.into_iter().map(|one| format!("{} {}", one.pointer, one.code)).collect();
         found.sort();
         found
     }
@@ -326,10 +263,7 @@ mod tests {
     #[test]
     fn rules_between_fields_are_reported_with_the_rest() {
         let body = json!({ "title": "x", "description": "Test", "startDate": "2026-01-02T00:00:00Z", "endDate": "2026-01-02T01:00:00+01:00" });
-        assert_eq!(
-            broken::<CreateRequest>(body),
-            ["#/endDate not_after_start", "#/title too_short"]
-        );
+        assert_eq!(broken::<CreateRequest>(body), ["#/endDate not_after_start", "#/title too_short"]);
         let signup = json!({ "email": "a@b.com", "password": "12345678", "firstName": "A", "lastName": "B" });
         assert_eq!(broken::<SignupRequest>(signup), ["#/organizationName required"]);
     }
@@ -339,14 +273,8 @@ mod tests {
         let update = |body| broken::<UpdateRequest>(body);
         assert_eq!(update(json!({ "id": "x" })), [""; 0]);
         assert_eq!(update(json!({ "id": "x", "location": null })), [""; 0]);
-        assert_eq!(
-            update(json!({ "id": "x", "title": null })),
-            ["#/title wrong_type"]
-        );
-        assert_eq!(
-            update(json!({ "id": "x", "endDate": null })),
-            ["#/endDate wrong_type"]
-        );
+        assert_eq!(update(json!({ "id": "x", "title": null })), ["#/title wrong_type"]);
+        assert_eq!(update(json!({ "id": "x", "endDate": null })), ["#/endDate wrong_type"]);
     }
 
     #[test]
@@ -369,10 +297,7 @@ mod tests {
         assert_eq!(list(json!({ "page": 200, "limit": 100 })), ["#/page too_deep"]);
         assert_eq!(list(json!({ "page": 1, "cursor": "x" })), ["#/page conflict"]);
         let invite = json!({ "email": "nobody", "role": "ROOT" });
-        assert_eq!(
-            broken::<InviteRequest>(invite),
-            ["#/email wrong_format", "#/role unknown_value"]
-        );
+        assert_eq!(broken::<InviteRequest>(invite), ["#/email wrong_format", "#/role unknown_value"]);
     }
 
     #[test]
@@ -381,17 +306,12 @@ mod tests {
         let found = RequestDecoder::<LoginRequest>::new().violations(&body);
         let shown = serde_json::to_string(&found).unwrap();
         assert_eq!(found.len(), 2, "{shown}");
-        assert!(
-            !shown.contains("secret-address") && !shown.contains("ppp"),
-            "{shown}"
-        );
+        assert!(!shown.contains("secret-address") && !shown.contains("ppp"), "{shown}");
     }
 
     #[test]
     fn long_lists_of_violations_end() {
-        let body: Map<String, Value> = (0..5000)
-            .map(|number| (number.to_string(), Value::Null))
-            .collect();
+        let body: Map<String, Value> = (0..5000).map(|number| (number.to_string(), Value::Null)).collect();
         assert_eq!(broken::<CreateRequest>(Value::Object(body)).len(), MAX_VIOLATIONS);
     }
 }

@@ -40,11 +40,7 @@ impl Timestamp {
 
     /// This moment moved by `seconds`, held within the representable years.
     pub fn plus_seconds(self, seconds: i64) -> Self {
-        Self(
-            self.0
-                .saturating_add(seconds.saturating_mul(1000))
-                .clamp(YEAR_1, YEAR_10000 - 1),
-        )
+        Self(self.0.saturating_add(seconds.saturating_mul(1000)).clamp(YEAR_1, YEAR_10000 - 1))
     }
 
     /// Whole seconds since 1970-01-01T00:00:00Z, as JWT claims count.
@@ -114,24 +110,11 @@ mod tests {
     #[test]
     fn reads_offsets_and_writes_utc_milliseconds() {
         let shown = |text| Timestamp::parse(text).map(|moment| moment.to_string());
-        assert_eq!(
-            shown("2026-06-15T09:00:00Z").as_deref(),
-            Some("2026-06-15T09:00:00.000Z")
-        );
-        assert_eq!(
-            shown("2026-06-15T09:00:00.1239+02:00").as_deref(),
-            Some("2026-06-15T07:00:00.123Z")
-        );
-        assert_eq!(
-            shown("1969-12-31T23:59:59.999Z").as_deref(),
-            Some("1969-12-31T23:59:59.999Z")
-        );
-        for bad in [
-            "2026-06-15",
-            "2026-06-15T09:00:00",
-            "0000-01-01T00:00:00Z",
-            "0001-01-01T00:00:00+23:59",
-        ] {
+        assert_eq!(shown("2026-06-15T09:00:00Z").as_deref(), Some("2026-06-15T09:00:00.000Z"));
+        assert_eq!(shown("2026-06-15T09:00:00.1239+02:00").as_deref(), Some("2026-06-15T07:00:00.123Z"));
+        assert_eq!(shown("1969-12-31T23:59:59.999Z").as_deref(), Some("1969-12-31T23:59:59.999Z"));
+        for bad in ["2026-06-15", "2026-06-15T09:00:00", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59"]
+        {
             assert_eq!(shown(bad), None, "{bad}");
         }
         assert_eq!(shown("9999-12-31T23:59:59-23:59"), None);

@@ -52,10 +52,7 @@ impl TraceContext {
 
     /// The same trace, continued by a new span.
     fn child(self, rng: &mut impl Rng) -> Self {
-        Self {
-            parent_id: rng.next_u64().max(1),
-            ..self
-        }
+        Self { parent_id: rng.next_u64().max(1), ..self }
     }
 
     /// The trace id, 32 lower-case hexadecimal digits.
@@ -66,11 +63,7 @@ impl TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "00-{:032x}-{:016x}-{:02x}",
-            self.trace_id, self.parent_id, self.flags
-        )
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.parent_id, self.flags)
     }
 }
 

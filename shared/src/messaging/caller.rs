@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::multiplexer::{Multiplexer, NoReply};
-use super::{Connection, headers};
+use super::{Connection, HEADER_ALLOWANCE, headers};
 use crate::contract::{
     CorrelationId, Description, IdempotencyKey, Outcome, Problem, ProblemType, Repeat, Timestamp,
     TraceContext,
@@ -88,19 +88,17 @@ impl CallError {
             Self::NoResponders => {
                 Problem::new(ProblemType::Unavailable, "no worker is running for this request")
             }
-            Self::TooLarge => Problem::new(
-                ProblemType::PayloadTooLarge,
-                "the request is too large to be forwarded",
-            ),
+            Self::TooLarge => {
+                Problem::new(ProblemType::PayloadTooLarge, "the request is too large to be forwarded")
+            }
             Self::TimedOut => {
                 Problem::new(ProblemType::DeadlineExceeded, "the worker did not answer in time")
                     .with_outcome(after_delivery)
             }
-            Self::ConnectionLost => Problem::new(
-                ProblemType::ConnectionLost,
-                "the broker was lost while the worker was working",
-            )
-            .with_outcome(after_delivery),
+            Self::ConnectionLost => {
+                Problem::new(ProblemType::ConnectionLost, "the broker was lost while the worker was working")
+                    .with_outcome(after_delivery)
+            }
             Self::MalformedReply => {
                 Problem::new(ProblemType::MalformedReply, "the worker's answer is incomplete")
                     .with_outcome(after_delivery)
@@ -148,7 +146,7 @@ impl Caller {
         if !self.is_ready() {
             return Err(CallError::NotConnected);
         }
-        if payload.len() > self.connection.client().server_info().max_payload {
+        if payload.len() + HEADER_ALLOWANCE > self.connection.client().server_info().max_payload {
             return Err(CallError::TooLarge);
         }
         let mut pending = self.replies.register();
@@ -165,9 +163,8 @@ impl Caller {
             })
         };
         // Also bounds the hand-over: a full command channel blocks for as long as the broker stalls.
-        let message = tokio::time::timeout_at(call.deadline, exchange)
-            .await
-            .map_err(|_| CallError::TimedOut)??;
+        let message =
+            tokio::time::timeout_at(call.deadline, exchange).await.map_err(|_| CallError::TimedOut)??;
         read_reply(message)
     }
 
@@ -199,21 +196,12 @@ fn request_headers(call: &Call, now: Timestamp, instant: Instant) -> HeaderMap {
         i64::try_from(call.deadline.saturating_duration_since(instant).as_millis()).unwrap_or(i64::MAX);
     set(headers::CORRELATION_ID, call.correlation_id.as_str());
     set(headers::TRACEPARENT, &call.trace.to_string());
-    set(
-        headers::BAGGAGE,
-        &format!("correlation_id={}", call.correlation_id),
-    );
+    set(headers::BAGGAGE, &format!("correlation_id={}", call.correlation_id));
     set(headers::BUDGET, &budget.to_string());
-    set(
-        headers::DEADLINE,
-        &now.unix_millis().saturating_add(budget).to_string(),
-    );
+    set(headers::DEADLINE, &now.unix_millis().saturating_add(budget).to_string());
     let optional = [
         (headers::AUTHORIZATION, call.authorization.clone()),
-        (
-            headers::IDEMPOTENCY_KEY,
-            call.idempotency_key.as_ref().map(IdempotencyKey::to_header),
-        ),
+        (headers::IDEMPOTENCY_KEY, call.idempotency_key.as_ref().map(IdempotencyKey::to_header)),
         (headers::IF_MATCH, call.if_match.clone()),
         (headers::IF_NONE_MATCH, call.if_none_match.clone()),
     ];
@@ -232,9 +220,8 @@ fn read_reply(message: Message) -> Result<Reply, CallError> {
         Some(status) => Some(status),
         None => value(headers::ERROR_CODE)?,
     };
-    let status = status
-        .and_then(|status| status.parse::<u16>().ok())
-        .filter(|status| (200..600).contains(status));
+    let status =
+        status.and_then(|status| status.parse::<u16>().ok()).filter(|status| (200..600).contains(status));
     Ok(Reply {
         status: status.ok_or(CallError::MalformedReply)?,
         etag: value(headers::ETAG)?.map(str::to_owned),

@@ -60,15 +60,12 @@ impl Connection {
             options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
         }
         if let Some(path) = &settings.creds {
-            options = options
-                .credentials_file(path)
-                .await
-                .map_err(ConnectError::Credentials)?;
+            options = options.credentials_file(path).await.map_err(ConnectError::Credentials)?;
         }
         if let Some(path) = &settings.ca {
             options = options.add_root_certificates(path.clone()).require_tls(true);
         }
-        let client = options.connect(settings.url.as_str()).await?;
+        let client = options.connect(settings.url()).await?;
         // Fails only when the callback is gone, and the client holds it.
         let _ = connected.wait_for(|up| *up).await;
         Ok(Self { client, losses })
@@ -106,9 +103,7 @@ fn reconnect_delay(attempt: usize) -> Duration {
         return Duration::from_millis(rand::rng().random_range(0..20));
     }
     let exponent = u32::try_from(attempt.min(8)).unwrap_or(8);
-    let ceiling = Duration::from_millis(10)
-        .saturating_mul(2_u32.pow(exponent))
-        .min(MAX_RECONNECT_DELAY);
+    let ceiling = Duration::from_millis(10).saturating_mul(2_u32.pow(exponent)).min(MAX_RECONNECT_DELAY);
     ceiling / 2 + ceiling.mul_f64(rand::rng().random_range(0.0..0.5))
 }
 

@@ -12,7 +12,7 @@ use crate::identity::PublicKeys;
 
 const JWKS: &str = "jwks";
 
-/// How often the directory is looked at. A key must be published this long before it signs.
+/// How often the directory is looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How often while there is nothing to go on with.
 const INTERVAL_WHILE_UNKNOWN: Duration = Duration::from_millis(100);
@@ -59,11 +59,7 @@ impl KeyDirectory {
     pub async fn publish(&self, document: &str, replicas: usize) -> Result<(), KeyDirectoryError> {
         provision(&self.connection, replicas).await?;
         let bucket = self.bucket().await?;
-        if bucket
-            .get(JWKS)
-            .await?
-            .is_none_or(|published| published != document.as_bytes())
-        {
+        if bucket.get(JWKS).await?.is_none_or(|published| published != document.as_bytes()) {
             bucket.put(JWKS, document.to_owned().into()).await?;
             tracing::info!("published the public keys");
         }
@@ -92,11 +88,7 @@ impl KeyDirectory {
             if let Err(error) = self.read_into(&keys).await {
                 tracing::debug!(%error, "could not read the public keys");
             }
-            let interval = if keys.are_known() {
-                INTERVAL
-            } else {
-                INTERVAL_WHILE_UNKNOWN
-            };
+            let interval = if keys.are_known() { INTERVAL } else { INTERVAL_WHILE_UNKNOWN };
             let requested = async {
                 tokio::time::sleep(MIN_INTERVAL).await;
                 keys.refresh_requested().await;

@@ -8,6 +8,9 @@ mod multiplexer;
 mod provision;
 mod server;
 
+/// Bytes of a message that its headers may take of the broker's limit.
+const HEADER_ALLOWANCE: usize = 8 * 1024;
+
 pub use caller::{Call, CallError, Caller, Reply};
 pub use connection::{ConnectError, Connection};
 pub use key_directory::{KeyDirectory, KeyDirectoryError};

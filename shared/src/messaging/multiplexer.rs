@@ -80,10 +80,7 @@ impl Multiplexer {
         let ended = CancellationToken::new();
         let stop = CancellationToken::new();
         let mut losses = connection.losses();
-        let reader = Reader {
-            prefix: format!("{prefix}."),
-            slots: Arc::clone(&slots),
-        };
+        let reader = Reader { prefix: format!("{prefix}."), slots: Arc::clone(&slots) };
         let (mut lost, finished, stopped) = (connection.losses(), ended.clone(), stop.clone());
         // Owned by the guard below: it ends when the multiplexer is dropped.
         tokio::spawn(async move {
@@ -105,13 +102,7 @@ impl Multiplexer {
             finished.cancel();
         });
         losses.mark_unchanged();
-        Ok(Self {
-            prefix,
-            slots,
-            losses,
-            ended,
-            _reader: stop.drop_guard(),
-        })
+        Ok(Self { prefix, slots, losses, ended, _reader: stop.drop_guard() })
     }
 
     /// Registers a request.
@@ -121,19 +112,8 @@ impl Multiplexer {
         let mut slots = lock(&self.slots);
         let token = slots.next;
         slots.next += 1;
-        slots.waiting.insert(
-            token,
-            Slot {
-                losses,
-                reply: sender,
-            },
-        );
-        Pending {
-            token,
-            slots: Arc::clone(&self.slots),
-            reply,
-            inbox: format!("{}.{token}", self.prefix),
-        }
+        slots.waiting.insert(token, Slot { losses, reply: sender });
+        Pending { token, slots: Arc::clone(&self.slots), reply, inbox: format!("{}.{token}", self.prefix) }
     }
 
     /// Resolves when no further reply can arrive: the subscription ended although nobody asked.
@@ -159,10 +139,8 @@ struct Reader {
 
 impl Reader {
     fn deliver(&self, message: Message) {
-        let token = message
-            .subject
-            .strip_prefix(self.prefix.as_str())
-            .and_then(|token| token.parse::<u64>().ok());
+        let token =
+            message.subject.strip_prefix(self.prefix.as_str()).and_then(|token| token.parse::<u64>().ok());
         let Some(slot) = token.and_then(|token| lock(&self.slots).waiting.remove(&token)) else {
             // Late: its request has given up.
             return;
@@ -178,12 +156,8 @@ impl Reader {
     /// Fails every request that was registered before the link was lost for the `losses`th time.
     fn fail_before(&self, losses: u64) {
         let mut slots = lock(&self.slots);
-        let lost: Vec<u64> = slots
-            .waiting
-            .iter()
-            .filter(|(_, slot)| slot.losses < losses)
-            .map(|(token, _)| *token)
-            .collect();
+        let lost: Vec<u64> =
+            slots.waiting.iter().filter(|(_, slot)| slot.losses < losses).map(|(token, _)| *token).collect();
         for token in lost {
             if let Some(slot) = slots.waiting.remove(&token) {
                 let _ = slot.reply.send(Err(NoReply::ConnectionLost));

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::provision::assert_commands_uncovered;
-use super::{Connection, ProvisionError, headers};
+use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
 use crate::contract::failure::PROBLEM_JSON;
 use crate::contract::{
     Access, Context, CorrelationId, Description, Endpoint, IdempotencyKey, Outcome, Precondition, Principal,
@@ -70,13 +70,7 @@ impl<H: Send + Sync + 'static> Server<H> {
         handler: Arc<H>,
         verifier: Arc<Verifier>,
     ) -> Self {
-        Self {
-            connection,
-            service,
-            endpoints: Arc::new(endpoints),
-            handler,
-            verifier,
-        }
+        Self { connection, service, endpoints: Arc::new(endpoints), handler, verifier }
     }
 
     /// Registers the service, calls `ready`, and serves until `shutdown`; then finishes what is under
@@ -128,9 +122,7 @@ impl<H: Send + Sync + 'static> Server<H> {
                 .metadata(metadata(&endpoint.description))
                 .add(endpoint.description.subject)
                 .await?;
-            let until_end = requests
-                .map(Some)
-                .chain(futures_util::stream::once(std::future::ready(None)));
+            let until_end = requests.map(Some).chain(futures_util::stream::once(std::future::ready(None)));
             incoming.push(Box::pin(until_end.map(move |request| (index, request))));
         }
         Ok((service, incoming))
@@ -152,19 +144,12 @@ impl<H: Send + Sync + 'static> Server<H> {
     async fn take_up(&self, index: usize, request: Request, room: &Arc<Semaphore>, under_way: &TaskTracker) {
         let received = Instant::now();
         let message = &request.message;
-        if !message
-            .reply
-            .as_ref()
-            .is_some_and(|reply| reply.starts_with(INBOX_PREFIX))
-        {
+        if !message.reply.as_ref().is_some_and(|reply| reply.starts_with(INBOX_PREFIX)) {
             tracing::warn!(subject = %message.subject, "dropped a message that has no inbox to answer to");
             return;
         }
-        let (endpoints, handler, verifier) = (
-            Arc::clone(&self.endpoints),
-            Arc::clone(&self.handler),
-            Arc::clone(&self.verifier),
-        );
+        let (endpoints, handler, verifier) =
+            (Arc::clone(&self.endpoints), Arc::clone(&self.handler), Arc::clone(&self.verifier));
         let max_payload = self.connection.client().server_info().max_payload;
         let permit = Arc::clone(room).try_acquire_owned();
         let work = async move {
@@ -179,10 +164,9 @@ impl<H: Send + Sync + 'static> Server<H> {
             let answer = async {
                 let result = match permit {
                     Ok(_) => process(endpoint, handler, &verifier, &arrival, &request.message).await,
-                    Err(_) => Err(Problem::new(
-                        ProblemType::Overloaded,
-                        "the worker has no room at the moment",
-                    )),
+                    Err(_) => {
+                        Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
+                    }
                 };
                 let (reply, status) = arrival.reply(result, max_payload);
                 let elapsed = received.elapsed();
@@ -227,10 +211,7 @@ impl<H: Send + Sync + 'static> Server<H> {
             under_way.wait().await;
         };
         if tokio::time::timeout(DRAIN_TIMEOUT, finish).await.is_err() {
-            tracing::warn!(
-                requests = under_way.len(),
-                "stopped before every request was answered"
-            );
+            tracing::warn!(requests = under_way.len(), "stopped before every request was answered");
         }
     }
 }
@@ -238,10 +219,7 @@ impl<H: Send + Sync + 'static> Server<H> {
 fn metadata(operation: &Description) -> HashMap<String, String> {
     HashMap::from([
         ("summary".to_owned(), operation.summary.to_owned()),
-        (
-            "http".to_owned(),
-            format!("{} {}", operation.route.method.as_str(), operation.route.path),
-        ),
+        ("http".to_owned(), format!("{} {}", operation.route.method.as_str(), operation.route.path)),
     ])
 }
 
@@ -261,40 +239,27 @@ async fn process<H: Send + Sync + 'static>(
     }
     let run =
         AssertUnwindSafe(endpoint.invoke(handler, Arc::new(cx), message.payload.clone())).catch_unwind();
+    let outcome = if operation.repeat == Repeat::Safe { Outcome::None } else { Outcome::Unknown };
     match tokio::time::timeout_at(deadline, run).await {
         Ok(Ok(Ok(success))) => Ok(unless_already_held(success, operation, if_none_match.as_ref())),
         Ok(Ok(Err(problem))) => Err(problem),
-        Ok(Err(_)) => Err(Problem::internal(&"the handler panicked")),
+        Ok(Err(_)) => Err(Problem::internal(&"the handler panicked").with_outcome(outcome)),
         Err(_) => {
-            let outcome = if operation.repeat == Repeat::Safe {
-                Outcome::None
-            } else {
-                Outcome::Unknown
-            };
-            Err(
-                Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time")
-                    .with_outcome(outcome),
-            )
+            Err(Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time")
+                .with_outcome(outcome))
         }
     }
 }
 
 fn too_large(limit: usize) -> Problem {
-    Problem::new(
-        ProblemType::PayloadTooLarge,
-        format!("the body may have at most {limit} bytes"),
-    )
+    Problem::new(ProblemType::PayloadTooLarge, format!("the body may have at most {limit} bytes"))
 }
 
 /// 304 without a body for a reader who holds this version.
 fn unless_already_held(success: Success, operation: &Description, held: Option<&Precondition>) -> Success {
     match (held, success.etag) {
         (Some(held), Some(etag)) if operation.repeat == Repeat::Safe && held.matches_weakly(etag) => {
-            Success {
-                status: 304,
-                body: Bytes::new(),
-                ..success
-            }
+            Success { status: 304, body: Bytes::new(), ..success }
         }
         _ => success,
     }
@@ -341,22 +306,14 @@ impl Arrival {
             ));
         }
         let malformed = |name: &str| {
-            Problem::new(
-                ProblemType::MalformedRequest,
-                format!("the header {name} is malformed"),
-            )
+            Problem::new(ProblemType::MalformedRequest, format!("the header {name} is malformed"))
         };
         let precondition = |name| match headers::single(map, name)? {
-            Some(value) => Precondition::parse(value)
-                .map(Some)
-                .ok_or_else(|| malformed(name)),
+            Some(value) => Precondition::parse(value).map(Some).ok_or_else(|| malformed(name)),
             None => Ok(None),
         };
-        let principal = self.principal(
-            operation.access,
-            headers::single(map, headers::AUTHORIZATION)?,
-            verifier,
-        )?;
+        let principal =
+            self.principal(operation.access, headers::single(map, headers::AUTHORIZATION)?, verifier)?;
         let idempotency_key = match headers::single(map, headers::IDEMPOTENCY_KEY)? {
             Some(value) => {
                 Some(IdempotencyKey::parse(value).ok_or_else(|| malformed(headers::IDEMPOTENCY_KEY))?)
@@ -386,22 +343,16 @@ impl Arrival {
             return Ok(None);
         }
         let authorization = authorization.ok_or_else(|| {
-            Problem::new(
-                ProblemType::Unauthenticated,
-                "the header Authorization is missing",
-            )
+            Problem::new(ProblemType::Unauthenticated, "the header Authorization is missing")
         })?;
-        let principal = verifier
-            .verify_authorization(authorization, self.now)
-            .map_err(|error| {
-                tracing::info!(%error, "refused a token");
-                Problem::new(ProblemType::Unauthenticated, "the access token is not valid")
-            })?;
+        let principal = verifier.verify_authorization(authorization, self.now).map_err(|error| {
+            tracing::info!(%error, "refused a token");
+            Problem::new(ProblemType::Unauthenticated, "the access token is not valid")
+        })?;
         match access {
-            Access::Role(role) if principal.role != role => Err(Problem::new(
-                ProblemType::Forbidden,
-                format!("this needs the role {}", role.as_str()),
-            )),
+            Access::Role(role) if principal.role != role => {
+                Err(Problem::new(ProblemType::Forbidden, format!("this needs the role {}", role.as_str())))
+            }
             _ => Ok(Some(principal)),
         }
     }
@@ -412,17 +363,12 @@ impl Arrival {
     fn remaining(&self, map: Option<&HeaderMap>, limit: Duration) -> Result<Duration, Problem> {
         let number = |name| match headers::single(map, name)? {
             None => Ok(None),
-            Some(text) => text
-                .parse::<i64>()
-                .ok()
-                .filter(|number| *number >= 0)
-                .map(Some)
-                .ok_or_else(|| {
-                    Problem::new(
-                        ProblemType::MalformedRequest,
-                        format!("the header {name} is not a number of milliseconds"),
-                    )
-                }),
+            Some(text) => text.parse::<i64>().ok().filter(|number| *number >= 0).map(Some).ok_or_else(|| {
+                Problem::new(
+                    ProblemType::MalformedRequest,
+                    format!("the header {name} is not a number of milliseconds"),
+                )
+            }),
         };
         let millis = |millis: i64| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
         let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
@@ -442,7 +388,7 @@ impl Arrival {
     /// Turns a result into the reply's headers and body, and tells its status.
     fn reply(&self, result: Result<Success, Problem>, max_payload: usize) -> (OutgoingReply, u16) {
         let result = match result {
-            Ok(success) if success.body.len() > max_payload => Err(Problem::new(
+            Ok(success) if success.body.len() + HEADER_ALLOWANCE > max_payload => Err(Problem::new(
                 ProblemType::ReplyTooLarge,
                 "the answer is larger than the broker carries; ask for a smaller page",
             )),
@@ -459,13 +405,7 @@ impl Arrival {
                 if let Some(location) = &success.location {
                     headers::set(&mut map, headers::LOCATION, location);
                 }
-                (
-                    OutgoingReply {
-                        headers: map,
-                        body: success.body,
-                    },
-                    success.status,
-                )
+                (OutgoingReply { headers: map, body: success.body }, success.status)
             }
             Err(problem) => {
                 let status = problem.kind.status();
@@ -477,13 +417,7 @@ impl Arrival {
                 );
                 headers::set(&mut map, headers::CONTENT_TYPE, PROBLEM_JSON);
                 let body = problem.body(&self.correlation_id, self.trace).to_json();
-                (
-                    OutgoingReply {
-                        headers: map,
-                        body: body.into(),
-                    },
-                    status,
-                )
+                (OutgoingReply { headers: map, body: body.into() }, status)
             }
         }
     }

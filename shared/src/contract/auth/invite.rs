@@ -50,20 +50,16 @@ impl OperationError for InviteError {
 
     fn into_problem(self) -> Problem {
         match self {
-            Self::EmailTaken => Problem::new(
-                ProblemType::EmailTaken,
-                "an account with this e-mail address exists",
-            ),
+            Self::EmailTaken => {
+                Problem::new(ProblemType::EmailTaken, "an account with this e-mail address exists")
+            }
         }
     }
 }
 
 impl Operation for Invite {
     const SUBJECT: &'static str = "auth.invite";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/auth/invitations",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/auth/invitations" };
     const SUMMARY: &'static str = "Invite somebody into your organisation";
     const ACCESS: Access = Access::Role(Role::Admin);
     const DEADLINE: Duration = Duration::from_secs(5);

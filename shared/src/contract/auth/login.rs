@@ -38,20 +38,16 @@ impl OperationError for LoginError {
 
     fn into_problem(self) -> Problem {
         match self {
-            Self::InvalidCredentials => Problem::new(
-                ProblemType::InvalidCredentials,
-                "the e-mail address or the password is wrong",
-            ),
+            Self::InvalidCredentials => {
+                Problem::new(ProblemType::InvalidCredentials, "the e-mail address or the password is wrong")
+            }
         }
     }
 }
 
 impl Operation for Login {
     const SUBJECT: &'static str = "auth.login";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/auth/login",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/auth/login" };
     const SUMMARY: &'static str = "Sign in";
     const ACCESS: Access = Access::Public;
     const DEADLINE: Duration = Duration::from_secs(5);

@@ -24,10 +24,7 @@ impl Request for LogoutRequest {}
 
 impl Operation for Logout {
     const SUBJECT: &'static str = "auth.logout";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/auth/logout",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/auth/logout" };
     const SUMMARY: &'static str = "End a session";
     const ACCESS: Access = Access::Public;
     const DEADLINE: Duration = Duration::from_secs(5);

@@ -33,10 +33,7 @@ impl Response for Account {}
 
 impl Operation for Me {
     const SUBJECT: &'static str = "auth.me";
-    const ROUTE: Route = Route {
-        method: Method::Get,
-        path: "/auth/me",
-    };
+    const ROUTE: Route = Route { method: Method::Get, path: "/auth/me" };
     const SUMMARY: &'static str = "Read your own account";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(5);

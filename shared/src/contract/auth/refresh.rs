@@ -36,20 +36,16 @@ impl OperationError for RefreshError {
 
     fn into_problem(self) -> Problem {
         match self {
-            Self::InvalidToken => Problem::new(
-                ProblemType::Unauthenticated,
-                "the refresh token is not valid; sign in again",
-            ),
+            Self::InvalidToken => {
+                Problem::new(ProblemType::Unauthenticated, "the refresh token is not valid; sign in again")
+            }
         }
     }
 }
 
 impl Operation for Refresh {
     const SUBJECT: &'static str = "auth.refresh";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/auth/refresh",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/auth/refresh" };
     const SUMMARY: &'static str = "Exchange a refresh token for a new pair";
     const ACCESS: Access = Access::Public;
     const DEADLINE: Duration = Duration::from_secs(5);

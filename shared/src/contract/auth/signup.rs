@@ -41,10 +41,7 @@ pub struct SignupRequest {
 
 impl Request for SignupRequest {
     fn rules(body: &Map<String, Value>) -> Vec<Violation> {
-        match (
-            body.contains_key("organizationName"),
-            body.contains_key("invitation"),
-        ) {
+        match (body.contains_key("organizationName"), body.contains_key("invitation")) {
             (false, false) => {
                 vec![Violation::at(
                     "organizationName",
@@ -53,11 +50,7 @@ impl Request for SignupRequest {
                 )]
             }
             (true, true) => {
-                vec![Violation::at(
-                    "invitation",
-                    "conflict",
-                    "cannot be combined with organizationName",
-                )]
+                vec![Violation::at("invitation", "conflict", "cannot be combined with organizationName")]
             }
             _ => Vec::new(),
         }
@@ -84,10 +77,9 @@ impl OperationError for SignupError {
 
     fn into_problem(self) -> Problem {
         match self {
-            Self::EmailTaken => Problem::new(
-                ProblemType::EmailTaken,
-                "an account with this e-mail address exists",
-            ),
+            Self::EmailTaken => {
+                Problem::new(ProblemType::EmailTaken, "an account with this e-mail address exists")
+            }
             Self::OrganizationTaken => Problem::new(
                 ProblemType::OrganizationTaken,
                 "this organisation exists; ask its administrator for an invitation",
@@ -113,10 +105,7 @@ impl OperationError for SignupError {
 
 impl Operation for Signup {
     const SUBJECT: &'static str = "auth.signup";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/auth/signup",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/auth/signup" };
     const SUMMARY: &'static str = "Create an account in a new organisation, or join one by invitation";
     const ACCESS: Access = Access::Public;
     const DEADLINE: Duration = Duration::from_secs(5);

@@ -10,10 +10,7 @@ pub enum Approve {}
 
 impl Operation for Approve {
     const SUBJECT: &'static str = "events.approve";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/events/{id}/approve",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/events/{id}/approve" };
     const SUMMARY: &'static str = "Publish a submitted event";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);

@@ -54,10 +54,7 @@ pub(super) fn ends_before_start() -> Violation {
 
 impl Operation for Create {
     const SUBJECT: &'static str = "events.create";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/events",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/events" };
     const SUMMARY: &'static str = "Draft an event";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);

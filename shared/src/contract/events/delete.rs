@@ -10,10 +10,7 @@ pub enum Delete {}
 
 impl Operation for Delete {
     const SUBJECT: &'static str = "events.delete";
-    const ROUTE: Route = Route {
-        method: Method::Delete,
-        path: "/events/{id}",
-    };
+    const ROUTE: Route = Route { method: Method::Delete, path: "/events/{id}" };
     const SUMMARY: &'static str = "Remove an event";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);

@@ -27,10 +27,7 @@ impl OperationError for GetError {
 
 impl Operation for Get {
     const SUBJECT: &'static str = "events.get";
-    const ROUTE: Route = Route {
-        method: Method::Get,
-        path: "/events/{id}",
-    };
+    const ROUTE: Route = Route { method: Method::Get, path: "/events/{id}" };
     const SUMMARY: &'static str = "Read an event";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(5);

@@ -65,10 +65,7 @@ impl OperationError for HistoryError {
 
 impl Operation for History {
     const SUBJECT: &'static str = "events.history";
-    const ROUTE: Route = Route {
-        method: Method::Get,
-        path: "/events/{id}/history",
-    };
+    const ROUTE: Route = Route { method: Method::Get, path: "/events/{id}/history" };
     const SUMMARY: &'static str = "Read what was done to an event";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);

@@ -95,16 +95,9 @@ impl Request for ListRequest {
     fn rules(body: &Map<String, Value>) -> Vec<Violation> {
         let mut found = Vec::new();
         let page = body.get("page").and_then(Value::as_i64);
-        let limit = body
-            .get("limit")
-            .and_then(Value::as_i64)
-            .unwrap_or(Self::DEFAULT_LIMIT);
+        let limit = body.get("limit").and_then(Value::as_i64).unwrap_or(Self::DEFAULT_LIMIT);
         if body.contains_key("cursor") && body.contains_key("page") {
-            found.push(Violation::at(
-                "page",
-                "conflict",
-                "cannot be combined with cursor",
-            ));
+            found.push(Violation::at("page", "conflict", "cannot be combined with cursor"));
         }
         if page.is_some_and(|page| page.saturating_sub(1).saturating_mul(limit) > MAX_PAGE_DEPTH) {
             let rule = format!("must not skip more than {MAX_PAGE_DEPTH} events; use cursor to go on");
@@ -134,7 +127,7 @@ pub struct PageMeta {
     pub page: Option<i64>,
     /// Events a page.
     pub limit: i64,
-    /// Events that match. Exact, except that counting stops at 10,000 when `search` or a date is given.
+    /// Events that match, counted up to 10,000.
     pub total: i64,
     /// Pages that `total` makes.
     pub total_pages: i64,
@@ -169,10 +162,7 @@ impl OperationError for ListError {
 
 impl Operation for List {
     const SUBJECT: &'static str = "events.list";
-    const ROUTE: Route = Route {
-        method: Method::Get,
-        path: "/events",
-    };
+    const ROUTE: Route = Route { method: Method::Get, path: "/events" };
     const SUMMARY: &'static str = "List the events you may see";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);

@@ -76,10 +76,7 @@ impl FromStr for EventStatus {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.as_str() == text)
-            .ok_or(UnknownName)
+        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or(UnknownName)
     }
 }
 
@@ -133,10 +130,7 @@ impl FromStr for HistoryAction {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        Self::ALL
-            .into_iter()
-            .find(|action| action.as_str() == text)
-            .ok_or(UnknownName)
+        Self::ALL.into_iter().find(|action| action.as_str() == text).ok_or(UnknownName)
     }
 }
 
@@ -232,10 +226,7 @@ impl OperationError for ChangeError {
 }
 
 fn event_not_found() -> Problem {
-    Problem::new(
-        ProblemType::NotFound,
-        "there is no such event, or you may not see it",
-    )
+    Problem::new(ProblemType::NotFound, "there is no such event, or you may not see it")
 }
 
 impl fmt::Display for EventStatus {

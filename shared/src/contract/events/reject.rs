@@ -27,10 +27,7 @@ impl Request for RejectRequest {}
 
 impl Operation for Reject {
     const SUBJECT: &'static str = "events.reject";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/events/{id}/reject",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/events/{id}/reject" };
     const SUMMARY: &'static str = "Refuse a submitted event with a reason";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);

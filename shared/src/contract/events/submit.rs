@@ -10,10 +10,7 @@ pub enum Submit {}
 
 impl Operation for Submit {
     const SUBJECT: &'static str = "events.submit";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/events/{id}/submit",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/events/{id}/submit" };
     const SUMMARY: &'static str = "Hand an event in for a decision";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);

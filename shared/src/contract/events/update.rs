@@ -32,11 +32,7 @@ pub struct UpdateRequest {
     #[schema(nullable = false, min_length = 1, max_length = 5000, format = "text-block")]
     pub description: Option<String>,
     /// Where; `null` removes it.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "present"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 200, format = "text-line")]
     pub location: Option<Option<String>>,
     /// When it begins.
@@ -83,10 +79,7 @@ impl OperationError for UpdateError {
 
 impl Operation for Update {
     const SUBJECT: &'static str = "events.update";
-    const ROUTE: Route = Route {
-        method: Method::Patch,
-        path: "/events/{id}",
-    };
+    const ROUTE: Route = Route { method: Method::Patch, path: "/events/{id}" };
     const SUMMARY: &'static str = "Edit an event; an approved one re-enters the queue";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);

@@ -10,10 +10,7 @@ pub enum Withdraw {}
 
 impl Operation for Withdraw {
     const SUBJECT: &'static str = "events.withdraw";
-    const ROUTE: Route = Route {
-        method: Method::Post,
-        path: "/events/{id}/withdraw",
-    };
+    const ROUTE: Route = Route { method: Method::Post, path: "/events/{id}/withdraw" };
     const SUMMARY: &'static str = "Take a submitted event back";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);
