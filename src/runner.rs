@@ -148,32 +148,8 @@ async fn run_services(
         auth_worker: choose(None, 9101, "the auth worker's admin port")?,
         events_worker: choose(None, 9102, "the events worker's admin port")?,
     };
-    let auth = auth_worker::Config {
-        admin: ports.auth_worker,
-        nats: settings.clone(),
-        database_url: config.auth_database_url.clone(),
-        data_dir: config.data_dir.clone(),
-        signing_key: None,
-        signing_key_file: None,
-        replicas: 1,
-        demo: config.demo,
-        env: Environment::Development,
-    };
-    let events = events_worker::Config {
-        admin: ports.events_worker,
-        nats: settings.clone(),
-        database_url: config.events_database_url.clone(),
-        data_dir: config.data_dir.clone(),
-        demo: config.demo,
-    };
     let nats = settings.url().to_owned();
-    let gateway = gateway::Config {
-        http: ports.http,
-        admin: ports.gateway,
-        nats: settings,
-        cors_origins: config.cors_origins.clone(),
-        header_timeout: 30,
-    };
+    let (auth, events, gateway) = service_configs(config, &settings, &ports);
     // The gateway ends first, so that everything it accepted still finds its worker.
     let stop_workers = CancellationToken::new();
     let failed = CancellationToken::new();
@@ -214,6 +190,40 @@ async fn run_services(
     // Stale from here on; a system that is not running must not look as if it were.
     let _ = std::fs::remove_file(config.data_dir.join("ready.json"));
     auth.and(events).and(gateway).and(written)
+}
+
+/// What each service is told: the runner's settings and the chosen ports.
+fn service_configs(
+    config: &Config,
+    settings: &NatsSettings,
+    ports: &Ports,
+) -> (auth_worker::Config, events_worker::Config, gateway::Config) {
+    let auth = auth_worker::Config {
+        admin: ports.auth_worker,
+        nats: settings.clone(),
+        database_url: config.auth_database_url.clone(),
+        data_dir: config.data_dir.clone(),
+        signing_key: None,
+        signing_key_file: None,
+        replicas: 1,
+        demo: config.demo,
+        env: Environment::Development,
+    };
+    let events = events_worker::Config {
+        admin: ports.events_worker,
+        nats: settings.clone(),
+        database_url: config.events_database_url.clone(),
+        data_dir: config.data_dir.clone(),
+        demo: config.demo,
+    };
+    let gateway = gateway::Config {
+        http: ports.http,
+        admin: ports.gateway,
+        nats: settings.clone(),
+        cors_origins: config.cors_origins.clone(),
+        header_timeout: 30,
+    };
+    (auth, events, gateway)
 }
 
 /// Runs a service, and runs it again when it fails after it was once ready.

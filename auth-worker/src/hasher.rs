@@ -238,7 +238,7 @@ mod tests {
         let hasher = Hasher::start(1).unwrap();
         let waiting: Vec<_> = (0..QUEUE_PER_THREAD + 8).map(|_| hasher.verify(secret("x"), None)).collect();
         let results = futures_util::future::join_all(waiting).await;
-        assert!(results.iter().any(|result| *result == Err(HasherError::Busy)));
+        assert!(results.contains(&Err(HasherError::Busy)));
         assert!(results.iter().any(Result::is_ok));
     }
 }

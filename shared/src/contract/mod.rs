@@ -221,13 +221,17 @@ pub struct Success {
     pub location: Option<String>,
 }
 
+/// An operation under way, its types erased.
 type Invocation = Pin<Box<dyn Future<Output = Result<Success, Problem>> + Send>>;
+
+/// Begins an operation: decodes the payload, checks it and runs the handler.
+type Invoke<H> = Box<dyn Fn(Arc<H>, Arc<Context>, Bytes) -> Invocation + Send + Sync>;
 
 /// One operation bound to the handler type `H`, its types erased.
 pub struct Endpoint<H> {
     /// The operation.
     pub description: Description,
-    invoke: Box<dyn Fn(Arc<H>, Arc<Context>, Bytes) -> Invocation + Send + Sync>,
+    invoke: Invoke<H>,
 }
 
 impl<H> std::fmt::Debug for Endpoint<H> {
