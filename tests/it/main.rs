@@ -13,6 +13,7 @@ mod harness;
 
 mod accounts;
 mod bad_input;
+mod documents;
 mod edge;
 mod hazards;
 mod isolation;

@@ -1,0 +1,58 @@
+//! The documents keep up with the code.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use clap::{Args, Command};
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Every text between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_path_the_documents_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = vec!["ARCHITECTURE.md".to_owned()];
+    for entry in std::fs::read_dir(root.join("docs/adr")).unwrap() {
+        documents.push(format!("docs/adr/{}", entry.unwrap().file_name().to_str().unwrap()));
+    }
+    let tops = ["shared/", "database/", "gateway/", "auth-worker/", "events-worker/", "src/", "tests/", "scripts/", "docs/"];
+    let mut seen = 0;
+    for document in documents {
+        let text = read(&document);
+        for path in quoted(&text).filter(|path| tops.iter().any(|top| path.starts_with(top))) {
+            assert!(root.join(path).exists(), "{document} names {path}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "the documents name only {seen} paths");
+}
+
+#[test]
+fn every_setting_has_help_and_stands_in_the_readme() {
+    let readme = read("README.md");
+    let named: BTreeSet<&str> = quoted(&readme).filter(|name| name.starts_with("EVENTBOARD_")).collect();
+    let mut known = BTreeSet::new();
+    let services = [
+        eventboard::runner::Config::augment_args(Command::new("eventboard")),
+        gateway::Config::augment_args(Command::new("gateway")),
+        auth_worker::Config::augment_args(Command::new("auth-worker")),
+        events_worker::Config::augment_args(Command::new("events-worker")),
+    ];
+    for service in &services {
+        for argument in service.get_arguments() {
+            let variable = argument.get_env().expect("a variable for each argument").to_str().unwrap().to_owned();
+            assert!(argument.get_help().is_some(), "{variable} has no help");
+            assert!(named.contains(variable.as_str()), "the README lacks {variable}");
+            known.insert(variable);
+        }
+    }
+    for name in named {
+        assert!(known.contains(name), "the README names {name}, which nothing reads");
+    }
+}
