@@ -22,3 +22,4 @@ mod messages;
 mod moderation;
 mod permissions;
 mod runner;
+mod stores;
