@@ -15,7 +15,7 @@ use database::DatabaseUrl;
 use shared::contract::auth::{AuthHandlers, SERVICE};
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{Connection, KeyDirectory, Server};
-use shared::ops;
+use shared::ops::{AdminServer, Readiness};
 use shared::settings::Environment;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ pub async fn run(
     ready: impl FnOnce(std::net::SocketAddr) + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let admin = ops::AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+    let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
     let DatabaseUrl::Sqlite(path) = config.database()?;
     let store = SqliteAuthStore::open(&path).await.context("cannot open the auth database")?;
     let issuer = match (config.signing_key(), config.env) {
@@ -61,36 +61,26 @@ pub async fn run(
     let directory = KeyDirectory::new(connection.clone());
     directory.publish(&jwks, config.replicas).await.context("cannot publish the public keys")?;
     let handler = Arc::new(Auth::new(Arc::new(store), hasher, issuer));
-    let server =
-        Server::new(connection.clone(), SERVICE, Auth::bind(), handler, Arc::new(Verifier::new(keys)));
-    let admin_address = admin.address();
-    let readiness = {
-        let connection = connection.clone();
-        let shutdown = shutdown.clone();
-        ops::readiness(move || ops::Serving {
-            connected: connection.is_connected(),
-            keys_known: true,
-            draining: shutdown.is_cancelled(),
-        })
-    };
+    let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
+    let server = Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier);
+
+    let address = admin.address();
+    let readiness = Readiness::new(&connection, &keys, &shutdown);
     let background = CancellationToken::new();
-    let served = {
-        let serving = server.serve(
-            move || {
-                tracing::info!(admin = %admin_address, "ready");
-                ready(admin_address);
-            },
-            shutdown,
-        );
-        let keep = directory.keep_published(&jwks, config.replicas, background.clone());
-        let admin = admin.serve(readiness, background.clone());
-        let serving = async {
-            let served = serving.await;
-            background.cancel();
-            served
+    let serve = async {
+        let announce = move || {
+            tracing::info!(admin = %address, "ready");
+            ready(address);
         };
-        tokio::join!(serving, keep, admin).0
+        let served = server.serve(announce, shutdown).await;
+        background.cancel();
+        served
     };
+    let (served, (), ()) = tokio::join!(
+        serve,
+        directory.keep_published(&jwks, config.replicas, background.clone()),
+        admin.serve(readiness, background.clone())
+    );
     connection.close().await;
     Ok(served?)
 }

@@ -14,7 +14,7 @@ use database::DatabaseUrl;
 use shared::contract::events::{EventHandlers, SERVICE};
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{Connection, KeyDirectory, Server};
-use shared::ops::{self, Serving};
+use shared::ops::{AdminServer, Readiness};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -31,7 +31,7 @@ pub async fn run(
     ready: impl FnOnce(SocketAddr) + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let admin = ops::AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+    let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
     let DatabaseUrl::Sqlite(path) = config.database();
     let store = SqliteEventStore::open(&path).await.context("cannot open the events database")?;
     if config.demo {
@@ -47,14 +47,7 @@ pub async fn run(
     let server = Server::new(connection.clone(), SERVICE, Events::bind(), handler, verifier);
 
     let address = admin.address();
-    let readiness = ops::readiness({
-        let (connection, keys, shutdown) = (connection.clone(), Arc::clone(&keys), shutdown.clone());
-        move || Serving {
-            connected: connection.is_connected(),
-            keys_known: keys.are_known(),
-            draining: shutdown.is_cancelled(),
-        }
-    });
+    let readiness = Readiness::new(&connection, &keys, &shutdown);
     let background = CancellationToken::new();
     let serve = async {
         let announce = move || {

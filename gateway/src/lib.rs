@@ -21,7 +21,7 @@ use shared::contract::{Problem, ProblemType};
 use shared::http;
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{Caller, Connection, KeyDirectory};
-use shared::ops::{self, AdminServer, Readiness, Serving};
+use shared::ops::{self, AdminServer, Readiness};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -63,17 +63,10 @@ pub async fn run(
     let keys = PublicKeys::unknown();
     let directory = KeyDirectory::new(connection.clone());
 
-    let readiness = ops::readiness({
-        let (connection, keys, shutdown) = (connection.clone(), Arc::clone(&keys), shutdown.clone());
-        move || Serving {
-            connected: connection.is_connected(),
-            keys_known: keys.are_known(),
-            draining: shutdown.is_cancelled(),
-        }
-    });
+    let readiness = Readiness::new(&connection, &keys, &shutdown);
     let (dependencies, health) = Health::channel();
     let gateway = Arc::new(Gateway { caller: caller.clone(), verifier: Verifier::new(Arc::clone(&keys)) });
-    let router = edge::surround(router(gateway, Arc::clone(&readiness), health), cors);
+    let router = edge::surround(router(gateway, readiness.clone(), health), cors);
     let addresses = Addresses { http: http_address, admin: admin.address() };
 
     let background = CancellationToken::new();

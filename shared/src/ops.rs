@@ -13,39 +13,44 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::http;
+use crate::identity::PublicKeys;
+use crate::messaging::Connection;
 
 /// How long an operator's client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a process needs to serve.
-#[derive(Debug, Clone, Copy)]
-pub struct Serving {
-    /// The link to the broker is up.
-    pub connected: bool,
-    /// A key that verifies access tokens is known.
-    pub keys_known: bool,
-    /// The process has been asked to stop.
-    pub draining: bool,
+/// What a process needs to serve: a link to the broker, keys to verify with, and nobody who asked it to
+/// stop. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    connection: Connection,
+    keys: Arc<PublicKeys>,
+    shutdown: CancellationToken,
 }
 
-/// Looks at a process's state whenever somebody asks.
-pub type Readiness = Arc<dyn Fn() -> Serving + Send + Sync>;
+impl Readiness {
+    /// Judges by these whenever somebody asks.
+    pub fn new(connection: &Connection, keys: &Arc<PublicKeys>, shutdown: &CancellationToken) -> Self {
+        Self { connection: connection.clone(), keys: Arc::clone(keys), shutdown: shutdown.clone() }
+    }
 
-/// Makes a [`Readiness`] of a closure.
-pub fn readiness(look: impl Fn() -> Serving + Send + Sync + 'static) -> Readiness {
-    Arc::new(look)
+    fn checks(&self) -> [(&'static str, bool); 3] {
+        [
+            ("broker", self.connection.is_connected()),
+            ("keys", self.keys.are_known()),
+            ("accepting", !self.shutdown.is_cancelled()),
+        ]
+    }
 }
 
 /// `/livez` and `/readyz`.
 pub fn health_routes<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
     Router::new()
         .route("/livez", get(|| async { Json(json!({ "status": "pass" })) }))
-        .route("/readyz", get(move || std::future::ready(ready(readiness()))))
+        .route("/readyz", get(move || std::future::ready(ready(readiness.checks()))))
 }
 
-fn ready(serving: Serving) -> Response {
-    let checks =
-        [("broker", serving.connected), ("keys", serving.keys_known), ("accepting", !serving.draining)];
+fn ready(checks: [(&'static str, bool); 3]) -> Response {
     let named = |pass: bool| if pass { "pass" } else { "fail" };
     let all = checks.iter().all(|(_, pass)| *pass);
     let code = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -21,7 +21,17 @@ fn every_path_the_documents_name_exists() {
     for entry in std::fs::read_dir(root.join("docs/adr")).unwrap() {
         documents.push(format!("docs/adr/{}", entry.unwrap().file_name().to_str().unwrap()));
     }
-    let tops = ["shared/", "database/", "gateway/", "auth-worker/", "events-worker/", "src/", "tests/", "scripts/", "docs/"];
+    let tops = [
+        "shared/",
+        "database/",
+        "gateway/",
+        "auth-worker/",
+        "events-worker/",
+        "src/",
+        "tests/",
+        "scripts/",
+        "docs/",
+    ];
     let mut seen = 0;
     for document in documents {
         let text = read(&document);
@@ -46,7 +56,8 @@ fn every_setting_has_help_and_stands_in_the_readme() {
     ];
     for service in &services {
         for argument in service.get_arguments() {
-            let variable = argument.get_env().expect("a variable for each argument").to_str().unwrap().to_owned();
+            let variable =
+                argument.get_env().expect("a variable for each argument").to_str().unwrap().to_owned();
             assert!(argument.get_help().is_some(), "{variable} has no help");
             assert!(named.contains(variable.as_str()), "the README lacks {variable}");
             known.insert(variable);

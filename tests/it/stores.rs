@@ -71,7 +71,11 @@ async fn what_is_not_committed_never_happened() {
         let mut transaction = store.begin().await.unwrap();
         transaction.insert(&event).await.unwrap();
         transaction.record(event.organization_id, event.id, &entry).await.unwrap();
-        assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), None, "seen before its commit");
+        assert_eq!(
+            store.find(event.organization_id, event.id).await.unwrap(),
+            None,
+            "seen before its commit"
+        );
         if commit {
             transaction.commit().await.unwrap();
         } else {
