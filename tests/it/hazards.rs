@@ -271,5 +271,8 @@ async fn losing_the_broker_is_survived_without_restarting_anything() {
     system.broker = broker::start(&directory, Some(port)).await;
     eventually("requests work again", || async { system.get("/events", &user.token).await.status == 200 })
         .await;
+    // Each service finds the broker again in its own time.
+    eventually("logins work again", || async { system.get("/auth/me", &user.token).await.status == 200 })
+        .await;
     system.login("user@acme.com", "Password123!").await;
 }
