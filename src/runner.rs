@@ -114,7 +114,11 @@ pub async fn run(
     let (nats, broker) = match &config.nats.url {
         Some(_) => (config.nats.clone(), None),
         None => {
-            let broker = PrivateBroker::start(&config.data_dir).await?;
+            let broker = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                broker = PrivateBroker::start(&config.data_dir) => broker?,
+            };
             (NatsSettings::at(broker.broker.url()), Some(broker))
         }
     };
@@ -148,7 +152,7 @@ async fn run_services(
         auth_worker: choose(None, 9101, "the auth worker's admin port")?,
         events_worker: choose(None, 9102, "the events worker's admin port")?,
     };
-    let nats = settings.url().to_owned();
+    let nats = settings.shown_url();
     let (auth, events, gateway) = service_configs(config, &settings, &ports);
     // The gateway ends first, so that everything it accepted still finds its worker.
     let stop_workers = CancellationToken::new();
@@ -281,6 +285,7 @@ struct PrivateBroker {
     broker: Broker,
     binary: PathBuf,
     directory: PathBuf,
+    data_dir: PathBuf,
 }
 
 impl PrivateBroker {
@@ -298,12 +303,20 @@ impl PrivateBroker {
                 "port 4222 is taken; the private NATS server uses another one"
             );
         }
-        Ok(Self { broker, binary, directory })
+        Ok(Self { broker, binary, directory, data_dir: data_dir.to_owned() })
     }
 
     async fn restart(&mut self, port: u16) -> anyhow::Result<()> {
         self.broker = Broker::start(&self.binary, &self.directory, Some(port)).await?;
-        Ok(())
+        self.announce_pid()
+    }
+
+    /// Brings `ready.json` up to date, if it has been written.
+    fn announce_pid(&self) -> anyhow::Result<()> {
+        let Ok(text) = std::fs::read(self.data_dir.join("ready.json")) else { return Ok(()) };
+        let mut ready: Ready = serde_json::from_slice(&text)?;
+        ready.pids.nats_server = Some(self.broker.pid());
+        write_ready(&self.data_dir, &ready)
     }
 
     /// Starts the broker again whenever it ends, until `stop`.

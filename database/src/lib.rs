@@ -51,6 +51,9 @@ pub enum StoreError {
     /// The database cannot be reached or has no connection to spare; the transaction is undone.
     #[error("the database cannot be reached: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// The commit failed: whether it took effect before it did, nobody can say.
+    #[error("a commit failed: {0}")]
+    Commit(#[source] sqlx::Error),
     /// The statement or the row is not what the code expects.
     #[error("the database answered unexpectedly: {0}")]
     Defect(#[source] sqlx::Error),
@@ -61,18 +64,19 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        // SQLITE_BUSY and SQLITE_LOCKED, with their extended codes: another process holds the file.
-        let busy = error
+        // BUSY, LOCKED, READONLY, IOERR, FULL and CANTOPEN, with their extended codes: the file cannot be
+        // used at the moment, whatever the statement.
+        let unusable = error
             .as_database_error()
             .and_then(|error| error.code())
             .and_then(|code| code.parse::<u32>().ok())
-            .is_some_and(|code| matches!(code & 0xff, 5 | 6));
+            .is_some_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14));
         match error {
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
-            error if busy => Self::Unavailable(error),
+            error if unusable => Self::Unavailable(error),
             error => Self::Defect(error),
         }
     }
@@ -85,6 +89,7 @@ impl<E> From<StoreError> for Failure<E> {
                 tracing::warn!(%error, "the database is unavailable");
                 Self::StoreUnavailable
             }
+            StoreError::Commit(_) => Self::commit_unknown(&error),
             StoreError::Defect(_) | StoreError::UnknownValue(_) => Self::internal(&error),
         }
     }

@@ -59,10 +59,4 @@ impl Sqlite {
     pub async fn begin(&self) -> Result<Transaction<'static, sqlx::Sqlite>, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
-
-    /// Closes every connection once it is idle.
-    pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-    }
 }

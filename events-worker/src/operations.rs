@@ -96,7 +96,7 @@ impl Events {
                 result.as_ref(),
             )
             .await?;
-            transaction.commit().await.map_err(|error| Failure::commit_unknown(&error))?;
+            transaction.commit().await?;
             tracing::info!(event_id = %id, "{} event", action.verb());
             return Ok(result.unwrap_or(event));
         }

@@ -40,22 +40,9 @@ pub(crate) fn authorization(
     verifier: &Verifier,
     now: Timestamp,
 ) -> Result<Option<String>, Problem> {
-    if access == Access::Public {
-        return Ok(None);
-    }
-    let unauthenticated = |detail: &str| Problem::new(ProblemType::Unauthenticated, detail);
-    let value = single(headers, &header::AUTHORIZATION)?
-        .ok_or_else(|| unauthenticated("the header Authorization is missing"))?;
-    let principal = verifier.verify_authorization(value, now).map_err(|error| {
-        tracing::info!(%error, "refused a token");
-        unauthenticated("the access token is not valid")
-    })?;
-    match access {
-        Access::Role(role) if principal.role != role => {
-            Err(Problem::new(ProblemType::Forbidden, format!("this needs the role {}", role.as_str())))
-        }
-        _ => Ok(Some(value.to_owned())),
-    }
+    let value = single(headers, &header::AUTHORIZATION)?;
+    let principal = verifier.authorize(access, value, now)?;
+    Ok(value.filter(|_| principal.is_some()).map(str::to_owned))
 }
 
 /// The client's idempotency key.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use shared::contract::{Timestamp, auth, events};
 use shared::messaging::Caller;
@@ -25,9 +26,11 @@ impl Health {
         (sender, Self(receiver))
     }
 
-    /// The body of `/health`.
-    pub(crate) fn body(&self) -> Json<Value> {
-        Json(self.0.borrow().clone())
+    /// The answer to `/health`: 503 only when nothing works.
+    pub(crate) fn answer(&self) -> (StatusCode, Json<Value>) {
+        let report = self.0.borrow().clone();
+        let code = if report["status"] == "fail" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        (code, Json(report))
     }
 }
 

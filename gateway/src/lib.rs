@@ -105,7 +105,7 @@ fn router(gateway: Arc<Gateway>, readiness: Readiness, health: Health) -> Router
         .merge(routes::events::routes())
         .with_state(gateway)
         .route("/.well-known/jwks.json", get(jwks))
-        .route("/health", get(move || std::future::ready(health.body())))
+        .route("/health", get(move || std::future::ready(health.answer())))
         .merge(ops::health_routes(readiness))
         .merge(documents::routes())
 }

@@ -64,7 +64,6 @@ async fn forward<O: Operation>(
     id: Option<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let deadline = Instant::now() + O::DEADLINE;
     let (parts, body) = request.into_parts();
     let authorization =
         extract::authorization(&parts.headers, O::ACCESS, &gateway.verifier, Timestamp::now())?;
@@ -73,7 +72,8 @@ async fn forward<O: Operation>(
     let call = Call {
         correlation_id: ids.correlation_id,
         trace: ids.trace,
-        deadline,
+        // From here on: a slow body has limits of its own and does not shorten the worker's time.
+        deadline: Instant::now() + O::DEADLINE,
         authorization,
         idempotency_key: extract::idempotency_key(&parts.headers)?,
         if_match: extract::precondition(&parts.headers, &header::IF_MATCH)?,

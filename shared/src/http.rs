@@ -37,6 +37,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Also ends the connections when this future is dropped: none must outlive what its router needs.
+    let closing = shutdown.child_token();
+    let _closed_when_dropped = closing.clone().drop_guard();
     let connections = TaskTracker::new();
     loop {
         let accepted = async {
@@ -49,7 +52,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(stream, peer, router.clone(), header_timeout, shutdown.clone());
+                let connection = connection(stream, peer, router.clone(), header_timeout, closing.clone());
                 connections.spawn(
                     async move {
                         connection.await;

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::contract::auth::{OrganizationId, Role, SessionId, UserId};
-use crate::contract::{Principal, Timestamp};
+use crate::contract::{Access, Principal, Problem, ProblemType, Timestamp};
 
 /// `iss` of every access token.
 pub const ISSUER: &str = "eventboard";
@@ -144,6 +144,9 @@ impl PublicKeys {
 /// Why a token was not accepted. The client is told one sentence for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
+    /// No key is known yet: nothing can be said about any token.
+    #[error("no key is known yet")]
+    NoKeys,
     /// Not a JWT, or larger than 4 KiB.
     #[error("not a JWT")]
     Malformed,
@@ -182,11 +185,41 @@ impl Verifier {
         &self.keys
     }
 
-    /// Verifies the value of an `Authorization` header and returns the caller.
+    /// Verifies the caller of an operation with this access rule; public ones have none.
     ///
     /// # Errors
-    /// [`TokenError`]; a scheme other than `Bearer` counts as malformed.
-    pub fn verify_authorization(&self, value: &str, now: Timestamp) -> Result<Principal, TokenError> {
+    /// 401 without a valid token, 403 for another role, 503 while no key is known.
+    pub fn authorize(
+        &self,
+        access: Access,
+        authorization: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Option<Principal>, Problem> {
+        if access == Access::Public {
+            return Ok(None);
+        }
+        let value = authorization.ok_or_else(|| {
+            Problem::new(ProblemType::Unauthenticated, "the header Authorization is missing")
+        })?;
+        let principal = self.verify_authorization(value, now).map_err(|error| {
+            tracing::info!(%error, "refused a token");
+            match error {
+                TokenError::NoKeys => {
+                    Problem::new(ProblemType::Unavailable, "no key to verify tokens with is known yet")
+                }
+                _ => Problem::new(ProblemType::Unauthenticated, "the access token is not valid"),
+            }
+        })?;
+        match access {
+            Access::Role(role) if principal.role != role => {
+                Err(Problem::new(ProblemType::Forbidden, format!("this needs the role {}", role.as_str())))
+            }
+            _ => Ok(Some(principal)),
+        }
+    }
+
+    /// Verifies the value of an `Authorization` header; a scheme other than `Bearer` is malformed.
+    fn verify_authorization(&self, value: &str, now: Timestamp) -> Result<Principal, TokenError> {
         let (scheme, token) = value.split_once(' ').ok_or(TokenError::Malformed)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(TokenError::Malformed);
@@ -203,6 +236,9 @@ impl Verifier {
             return Err(TokenError::Malformed);
         }
         let set = Arc::clone(&self.keys.current.borrow());
+        if set.keys.is_empty() {
+            return Err(TokenError::NoKeys);
+        }
         let digest: [u8; 32] = Sha256::digest(token).into();
         if let Some((generation, principal)) = self.verified.get(&digest)
             && generation == set.generation

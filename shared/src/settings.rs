@@ -19,7 +19,7 @@ pub enum Environment {
 #[derive(Debug, Clone, Args)]
 pub struct NatsSettings {
     /// Address of the NATS server [default: nats://127.0.0.1:4222; the all-in-one runner starts its own]
-    #[arg(long = "nats-url", env = "EVENTBOARD_NATS_URL")]
+    #[arg(long = "nats-url", env = "EVENTBOARD_NATS_URL", hide_env_values = true)]
     pub url: Option<String>,
     /// User name for the NATS server
     #[arg(long = "nats-user", env = "EVENTBOARD_NATS_USER")]
@@ -49,6 +49,14 @@ impl NatsSettings {
         self.url.as_deref().unwrap_or("nats://127.0.0.1:4222")
     }
 
+    /// The address without the user and password it may hold, fit to be shown.
+    pub fn shown_url(&self) -> String {
+        match self.url().split_once("://") {
+            Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest)),
+            None => self.url().rsplit('@').next().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// The password, from whichever source it came.
     pub fn password(&self) -> Option<&SecretString> {
         self.password.as_ref().or(self.password_file.as_ref())
@@ -71,4 +79,20 @@ pub fn secret_file(path: &str) -> Result<SecretString, String> {
     std::fs::read_to_string(path)
         .map(|text| SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned()))
         .map_err(|error| format!("cannot read {path}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_in_an_address_are_not_shown() {
+        for (url, shown) in [
+            ("nats://app:s3cret@broker:4222", "nats://broker:4222"),
+            ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+            ("token@broker", "broker"),
+        ] {
+            assert_eq!(NatsSettings::at(url.to_owned()).shown_url(), shown);
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub struct System {
     pub nats: async_nats::Client,
     client: Client,
     workers: HashMap<&'static str, Worker>,
-    gateway: CancellationToken,
+    gateway: Option<Worker>,
     directory: TempDir,
 }
 
@@ -109,7 +109,7 @@ impl System {
             admin: format!("http://{}", addresses.admin),
             client: Client::new(),
             workers: HashMap::from([("auth-worker", auth), ("events-worker", events)]),
-            gateway,
+            gateway: Some(gateway),
             directory,
         }
     }
@@ -123,6 +123,13 @@ impl System {
         let worker = self.workers.remove(name).expect("a running worker");
         worker.stop.cancel();
         worker.task.await.expect("the worker ends").expect("the worker ends well");
+    }
+
+    /// Stops the gateway and waits until it has ended.
+    pub async fn stop_gateway(&mut self) {
+        let gateway = self.gateway.take().expect("a running gateway");
+        gateway.stop.cancel();
+        gateway.task.await.expect("the gateway ends").expect("the gateway ends well");
     }
 
     /// Starts a worker that was stopped.
@@ -251,8 +258,7 @@ impl System {
 
 impl Drop for System {
     fn drop(&mut self) {
-        self.gateway.cancel();
-        for worker in self.workers.values() {
+        for worker in self.workers.values().chain(&self.gateway) {
             worker.stop.cancel();
         }
     }
@@ -331,7 +337,7 @@ async fn start_worker(name: &'static str, url: &str, directory: &Path) -> Worker
     Worker { stop, task }
 }
 
-async fn start_gateway(url: &str) -> (CancellationToken, gateway::Addresses) {
+async fn start_gateway(url: &str) -> (Worker, gateway::Addresses) {
     let stop = CancellationToken::new();
     let (ready, is_ready) = oneshot::channel();
     let config = gateway::Config {
@@ -344,6 +350,6 @@ async fn start_gateway(url: &str) -> (CancellationToken, gateway::Addresses) {
     let signal = move |addresses| {
         let _ = ready.send(addresses);
     };
-    tokio::spawn(gateway::run(config, signal, stop.clone()));
-    (stop, is_ready.await.expect("the gateway becomes ready"))
+    let task = tokio::spawn(gateway::run(config, signal, stop.clone()));
+    (Worker { stop, task }, is_ready.await.expect("the gateway becomes ready"))
 }

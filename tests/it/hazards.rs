@@ -276,3 +276,32 @@ async fn losing_the_broker_is_survived_without_restarting_anything() {
         .await;
     system.login("user@acme.com", "Password123!").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_does_not_wait_for_a_broker_that_is_gone() {
+    let mut system = System::start().await;
+    system.broker.signal(Signal::SIGKILL);
+    system.broker.ended().await;
+    eventually("the loss is noticed", || async { system.get("/readyz", "").await.status == 503 }).await;
+    let stopped = async {
+        system.stop_worker("events-worker").await;
+        system.stop_worker("auth-worker").await;
+        system.stop_gateway().await;
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(5), stopped).await.is_ok(), "it waits for the broker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_ends_takes_its_connections_along() {
+    let (listener, address) = shared::ops::listen("127.0.0.1:0".parse().unwrap(), "TEST").await.unwrap();
+    let router = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
+    let serving =
+        tokio::spawn(shared::http::serve(listener, router, Duration::from_secs(30), Default::default()));
+    let mut kept = tokio::net::TcpStream::connect(address).await.unwrap();
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = [0; 1024];
+    assert!(kept.read(&mut answer).await.unwrap() > 0);
+    serving.abort();
+    let ended = tokio::time::timeout(Duration::from_secs(5), kept.read(&mut answer)).await;
+    assert_eq!(ended.expect("the connection ends").unwrap(), 0);
+}

@@ -126,9 +126,9 @@ async fn a_killed_runner_leaves_no_broker_and_a_killed_broker_comes_back() {
     })
     .await;
 
-    let log = std::fs::read_to_string(directory.path().join("nats/nats-server.log")).unwrap();
-    let second: i32 =
-        log.lines().last().unwrap().trim_start_matches('[').split(']').next().unwrap().parse().unwrap();
+    let ready: eventboard::runner::Ready =
+        serde_json::from_slice(&std::fs::read(directory.path().join("ready.json")).unwrap()).unwrap();
+    let second = ready.pids.nats_server.unwrap();
     assert!(is_alive(second) && second != broker);
     process.signal(Signal::SIGKILL);
     eventually("the broker ends with its runner", || async { !is_alive(second) }).await;

@@ -106,7 +106,7 @@ impl AuthStore for SqliteAuthStore {
             .await
             .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
         insert_session(&mut transaction, &session).await?;
-        transaction.commit().await.map_err(StoreError::from)?;
+        transaction.commit().await.map_err(StoreError::Commit)?;
         Ok(user)
     }
 
@@ -140,13 +140,13 @@ impl AuthStore for SqliteAuthStore {
             .bind(old)
             .execute(&mut *transaction)
             .await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await.map_err(StoreError::Commit)
     }
 
     async fn open_session(&self, session: Session) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         insert_session(&mut transaction, &session).await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await.map_err(StoreError::Commit)
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
@@ -173,14 +173,14 @@ impl AuthStore for SqliteAuthStore {
             .bind(counter)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await?;
+        transaction.commit().await.map_err(StoreError::Commit)?;
         Ok(rotated.rows_affected() == 1)
     }
 
     async fn close_session(&self, id: SessionId) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.0).execute(&mut *transaction).await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await.map_err(StoreError::Commit)
     }
 
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
@@ -200,7 +200,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(invitation.expires_at.unix_millis())
             .execute(&mut *transaction)
             .await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await.map_err(StoreError::Commit)
     }
 
     async fn seed(
@@ -226,7 +226,7 @@ impl AuthStore for SqliteAuthStore {
                 insert_user(&mut transaction, &seeded.user, &seeded.password_hash).await?;
             }
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await.map_err(StoreError::Commit)
     }
 }
 

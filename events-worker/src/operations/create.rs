@@ -32,7 +32,7 @@ impl Handle<Create> for Events {
         }
         record(&mut *transaction, cx, principal.user_id, HistoryAction::Created, &event, None, Some(&event))
             .await?;
-        transaction.commit().await.map_err(|error| Failure::commit_unknown(&error))?;
+        transaction.commit().await?;
         tracing::info!(event_id = %event.id, "created event");
         Ok(event)
     }

@@ -176,7 +176,7 @@ impl EventTransaction for SqliteEventTransaction {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        Ok(self.transaction.commit().await?)
+        self.transaction.commit().await.map_err(StoreError::Commit)
     }
 }
 

@@ -12,6 +12,8 @@ use crate::settings::NatsSettings;
 
 /// Messages a subscription may hold before the library drops them; far above every in-flight limit.
 const SUBSCRIPTION_CAPACITY: usize = 4096;
+/// How long the last bytes may take to leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest wait between two attempts to reconnect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
@@ -86,13 +88,21 @@ impl Connection {
         self.losses.clone()
     }
 
-    /// Sends what is buffered, and closes the connection once it is sent.
+    /// Sends what is buffered, and closes the connection once it is sent. A broker that is gone is not
+    /// waited for: while the library reconnects it answers no command at all.
     pub async fn close(self) {
-        if let Err(error) = self.client.flush().await {
-            tracing::warn!(%error, "could not flush the NATS connection");
+        if !self.is_connected() {
+            return;
         }
-        if let Err(error) = self.client.drain().await {
-            tracing::warn!(%error, "could not drain the NATS connection");
+        let send_and_close = async {
+            let flushed = self.client.flush().await.map_err(|error| error.to_string());
+            let drained = self.client.drain().await.map_err(|error| error.to_string());
+            flushed.and(drained)
+        };
+        match tokio::time::timeout(CLOSE_TIMEOUT, send_and_close).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not close the NATS connection in order"),
+            Err(_) => tracing::warn!("the NATS connection did not close in time"),
         }
     }
 }

@@ -20,8 +20,8 @@ use super::provision::assert_commands_uncovered;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
 use crate::contract::failure::PROBLEM_JSON;
 use crate::contract::{
-    Access, Context, CorrelationId, Description, Endpoint, IdempotencyKey, Outcome, Precondition, Principal,
-    Problem, ProblemType, Repeat, Success, Timestamp, TraceContext,
+    Context, CorrelationId, Description, Endpoint, IdempotencyKey, Outcome, Precondition, Problem,
+    ProblemType, Repeat, Success, Timestamp, TraceContext,
 };
 use crate::identity::Verifier;
 
@@ -198,8 +198,9 @@ impl<H: Send + Sync + 'static> Server<H> {
             tracing::warn!(%error, "could not unregister the service");
         }
         let finish = async {
-            // What the broker handed over before it knew is still in the streams.
-            let mut open = self.endpoints.len();
+            // What has arrived is still in the streams. What the broker hands over until it has read our
+            // UNSUB is not: the library has forgotten the subscription by then and drops it.
+            let mut open = if self.connection.is_connected() { self.endpoints.len() } else { 0 };
             while open > 0 {
                 match incoming.next().await {
                     Some((index, Some(request))) => self.take_up(index, request, room, &under_way).await,
@@ -312,8 +313,8 @@ impl Arrival {
             Some(value) => Precondition::parse(value).map(Some).ok_or_else(|| malformed(name)),
             None => Ok(None),
         };
-        let principal =
-            self.principal(operation.access, headers::single(map, headers::AUTHORIZATION)?, verifier)?;
+        let authorization = headers::single(map, headers::AUTHORIZATION)?;
+        let principal = verifier.authorize(operation.access, authorization, self.now)?;
         let idempotency_key = match headers::single(map, headers::IDEMPOTENCY_KEY)? {
             Some(value) => {
                 Some(IdempotencyKey::parse(value).ok_or_else(|| malformed(headers::IDEMPOTENCY_KEY))?)
@@ -330,31 +331,6 @@ impl Arrival {
             if_none_match: precondition(headers::IF_NONE_MATCH)?,
             principal,
         })
-    }
-
-    /// The verified caller, if the operation needs one.
-    fn principal(
-        &self,
-        access: Access,
-        authorization: Option<&str>,
-        verifier: &Verifier,
-    ) -> Result<Option<Principal>, Problem> {
-        if access == Access::Public {
-            return Ok(None);
-        }
-        let authorization = authorization.ok_or_else(|| {
-            Problem::new(ProblemType::Unauthenticated, "the header Authorization is missing")
-        })?;
-        let principal = verifier.verify_authorization(authorization, self.now).map_err(|error| {
-            tracing::info!(%error, "refused a token");
-            Problem::new(ProblemType::Unauthenticated, "the access token is not valid")
-        })?;
-        match access {
-            Access::Role(role) if principal.role != role => {
-                Err(Problem::new(ProblemType::Forbidden, format!("this needs the role {}", role.as_str())))
-            }
-            _ => Ok(Some(principal)),
-        }
     }
 
     /// The time the caller still waits: the least of the operation's limit, the budget, and what is
