@@ -296,8 +296,12 @@ impl PrivateBroker {
         let binary = find_nats_server(&tools).await?;
         let directory = data_dir.join("nats");
         let usual = free(SocketAddr::from((Ipv4Addr::LOCALHOST, 4222))).map(|address| address.port());
-        let broker = Broker::start(&binary, &directory, usual).await?;
-        if usual.is_none() {
+        let broker = match Broker::start(&binary, &directory, usual).await {
+            // Somebody else was faster to take the usual port.
+            Err(_) if usual.is_some() => Broker::start(&binary, &directory, None).await?,
+            started => started?,
+        };
+        if Some(broker.port()) != usual {
             tracing::info!(
                 port = broker.port(),
                 "port 4222 is taken; the private NATS server uses another one"

@@ -305,3 +305,42 @@ async fn a_gateway_that_ends_takes_its_connections_along() {
     let ended = tokio::time::timeout(Duration::from_secs(5), kept.read(&mut answer)).await;
     assert_eq!(ended.expect("the connection ends").unwrap(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_end_at_their_deadline_while_the_broker_takes_nothing() {
+    let bare = Bare::start().await;
+    let _silent = bare.listener().await;
+    bare.broker.signal(Signal::SIGSTOP);
+    let begun = Instant::now();
+    // More than the socket's buffers and the library's command channel hold together.
+    let payload = Bytes::from(vec![b' '; 64 * 1024]);
+    let operation = Description::of::<Get>();
+    let caller = &bare.caller;
+    let calls = (0..3000).map(|_| {
+        let (operation, payload) = (&operation, payload.clone());
+        let patient = call(Duration::from_millis(500));
+        async move { caller.call(operation, &patient, payload).await }
+    });
+    for reply in futures_util::future::join_all(calls).await {
+        assert!(matches!(reply, Err(CallError::TimedOut | CallError::NotConnected)), "{reply:?}");
+    }
+    let waited = begun.elapsed();
+    bare.broker.signal(Signal::SIGCONT);
+    assert!(waited < Duration::from_secs(5), "calls of half a second took {waited:?}");
+    assert_eq!(bare.caller.in_flight(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_waits_for_a_broker_that_is_not_up_yet() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut first = broker::start(directory.path(), None).await;
+    let (url, port) = (first.url(), first.port());
+    first.signal(Signal::SIGKILL);
+    first.ended().await;
+    let opening = tokio::spawn(async move { Connection::open(&NatsSettings::at(url), "test").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!opening.is_finished(), "it must neither fail nor pretend");
+    let _second = broker::start(directory.path(), Some(port)).await;
+    let opened = tokio::time::timeout(Duration::from_secs(10), opening).await;
+    assert!(opened.expect("it connects").unwrap().unwrap().is_connected());
+}
