@@ -19,7 +19,7 @@ const KEEPER: &str = r#"
 exec 3<&0
 "$@" 3<&- </dev/null & child=$!
 echo "$child"
-{ read -r _ <&3; kill -TERM "$child"; } 2>/dev/null & watcher=$!
+{ read -r _ <&3; kill -TERM "$child"; kill -CONT "$child"; } 2>/dev/null & watcher=$!
 wait "$child"; code=$?
 kill "$watcher" 2>/dev/null
 exit "$code"

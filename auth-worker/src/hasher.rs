@@ -1,11 +1,12 @@
 //! Argon2id on its own threads: each reuses its memory, none blocks the async runtime.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use argon2::password_hash::phc::{Output, ParamsString, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, PasswordHash, Version};
 use aws_lc_rs::constant_time;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use shared::contract::auth::Secret;
 use tokio::sync::oneshot;
 
@@ -21,13 +22,15 @@ const SALT: usize = 16;
 const MAX_STORED_MEMORY_KIB: u32 = 65_536;
 /// The most passes a stored hash may ask for.
 const MAX_STORED_PASSES: u32 = 10;
+/// A thread that has had nothing to do for this long gives its memory back.
+const IDLE: Duration = Duration::from_secs(10);
 /// Waiting jobs per thread; at 16 ms a hash, a full queue is a wait of half a second.
 const QUEUE_PER_THREAD: usize = 32;
 
 /// Hashes and verifies passwords. Cloning shares the threads, which end with the last clone.
 #[derive(Debug, Clone)]
 pub struct Hasher {
-    jobs: SyncSender<Job>,
+    jobs: Sender<Job>,
     /// Verified for unknown accounts, so that they cost the same as known ones.
     dummy: Arc<str>,
 }
@@ -67,10 +70,9 @@ impl Hasher {
     /// When a thread cannot be started, or the first hash fails.
     pub fn start(threads: usize) -> Result<Self, HasherError> {
         let threads = threads.max(1);
-        let (jobs, queue) = sync_channel(threads * QUEUE_PER_THREAD);
-        let queue = Arc::new(Mutex::new(queue));
+        let (jobs, queue) = crossbeam_channel::bounded(threads * QUEUE_PER_THREAD);
         for number in 0..threads {
-            let queue = Arc::clone(&queue);
+            let queue = queue.clone();
             std::thread::Builder::new()
                 .name(format!("argon2-{number}"))
                 .spawn(move || work(&queue))
@@ -113,13 +115,12 @@ impl Hasher {
     }
 }
 
-fn work(queue: &Mutex<Receiver<Job>>) {
+fn work(queue: &Receiver<Job>) {
     let mut memory = Vec::new();
     loop {
-        // Taking turns at the lock is taking turns at the queue; it is never held while hashing.
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match job {
-            Err(_) => return,
+        match queue.recv_timeout(IDLE) {
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => memory = Vec::new(),
             // Nobody waits any more: the work would be for nothing.
             Ok(Job::Hash { reply, .. }) if reply.is_closed() => {}
             Ok(Job::Verify { reply, .. }) if reply.is_closed() => {}
