@@ -1,4 +1,5 @@
 //! EventBoard on one machine: a private broker and every service in one process.
 
 pub mod broker;
+pub mod healthcheck;
 pub mod runner;

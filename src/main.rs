@@ -2,21 +2,54 @@
 
 use std::io::Write;
 
-use clap::Parser;
-use eventboard::runner;
+use clap::{Parser, Subcommand};
+use eventboard::{healthcheck, runner};
+use shared::messaging::{Connection, provision};
+use shared::settings::NatsSettings;
 use shared::{ops, telemetry};
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     config: runner::Config,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create what is missing of the streams and buckets on a NATS server
+    Provision {
+        #[command(flatten)]
+        nats: NatsSettings,
+        /// Replicas of streams and buckets
+        #[arg(long, env = "EVENTBOARD_REPLICAS", default_value_t = 1)]
+        replicas: usize,
+    },
+    /// Succeed when a URL answers 2xx
+    Healthcheck {
+        /// For example http://127.0.0.1:9100/readyz
+        url: String,
+    },
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Healthcheck { url }) => return healthcheck::healthcheck(&url).await,
+        Some(Command::Provision { nats, replicas }) => {
+            telemetry::init();
+            let connection = Connection::open(&nats, "provision").await?;
+            provision(&connection, replicas).await?;
+            tracing::info!("provisioned");
+            connection.close().await;
+            return Ok(());
+        }
+        None => {}
+    }
     telemetry::init();
     let shutdown = ops::shutdown_on_signal()?;
     let demo = arguments.config.demo;

@@ -133,3 +133,48 @@ async fn a_killed_runner_leaves_no_broker_and_a_killed_broker_comes_back() {
     process.signal(Signal::SIGKILL);
     eventually("the broker ends with its runner", || async { !is_alive(second) }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn provision_is_idempotent_and_refuses_greedy_streams() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = crate::harness::broker::start(directory.path(), None).await;
+    let provision = async || {
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_eventboard"))
+            .arg("provision")
+            .env("EVENTBOARD_NATS_URL", broker.url())
+            .output()
+            .await
+            .unwrap()
+    };
+    for _ in 0..2 {
+        let output = provision().await;
+        assert!(output.status.success(), "{output:?}");
+    }
+    let jetstream = async_nats::jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+    assert!(jetstream.get_key_value("public-keys").await.is_ok());
+    let config = async_nats::jetstream::stream::Config {
+        name: "GREEDY".to_owned(),
+        subjects: vec!["auth.>".to_owned()],
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+    let output = provision().await;
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("GREEDY"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_tells_ready_from_not_ready() {
+    let mut system = crate::harness::System::start().await;
+    let check = async |url: String| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_eventboard"));
+        command.args(["healthcheck", &url]).output().await.unwrap().status.success()
+    };
+    assert!(check(format!("{}/readyz", system.admin)).await);
+    assert!(!check(format!("{}/nothing", system.admin)).await);
+    assert!(!check("https://127.0.0.1/readyz".to_owned()).await);
+    system.broker.signal(Signal::SIGKILL);
+    system.broker.ended().await;
+    eventually("the loss shows", || async { !check(format!("{}/readyz", system.admin)).await }).await;
+    assert!(check(format!("{}/livez", system.admin)).await);
+}

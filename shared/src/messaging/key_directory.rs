@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::kv::Store;
 use tokio_util::sync::CancellationToken;
 
-use super::provision::{KEYS_BUCKET, jetstream, provision};
+use super::provision::{KEYS_BUCKET, ensure_buckets, jetstream};
 use super::{Connection, ProvisionError};
 use crate::identity::PublicKeys;
 
@@ -57,7 +57,7 @@ impl KeyDirectory {
     /// # Errors
     /// [`KeyDirectoryError`].
     pub async fn publish(&self, document: &str, replicas: usize) -> Result<(), KeyDirectoryError> {
-        provision(&self.connection, replicas).await?;
+        ensure_buckets(&self.connection, replicas).await?;
         let bucket = self.bucket().await?;
         if bucket.get(JWKS).await?.is_none_or(|published| published != document.as_bytes()) {
             bucket.put(JWKS, document.to_owned().into()).await?;

@@ -6,6 +6,7 @@ use async_nats::jetstream::context::{CreateKeyValueError, GetStreamByNameErrorKi
 use async_nats::jetstream::{self, kv, stream};
 
 use super::Connection;
+use crate::contract::{auth, events};
 
 /// The bucket with the public keys.
 pub(super) const KEYS_BUCKET: &str = "public-keys";
@@ -41,11 +42,20 @@ pub(super) fn jetstream(connection: &Connection) -> jetstream::Context {
     context
 }
 
-/// Creates every bucket that is missing; what exists is left as it is.
+/// Creates every bucket that is missing; what exists is left as it is. Refuses a broker whose streams
+/// would answer requests in the workers' place.
 ///
 /// # Errors
 /// [`ProvisionError`].
 pub async fn provision(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
+    for service in [auth::SERVICE, events::SERVICE] {
+        assert_commands_uncovered(connection, service).await?;
+    }
+    ensure_buckets(connection, replicas).await
+}
+
+/// Creates every bucket that is missing.
+pub(super) async fn ensure_buckets(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
     let jetstream = jetstream(connection);
     if jetstream.get_key_value(KEYS_BUCKET).await.is_ok() {
         return Ok(());
