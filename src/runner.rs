@@ -11,6 +11,7 @@ use clap::Args;
 use database::DatabaseUrl;
 use serde::{Deserialize, Serialize};
 use shared::demo;
+use shared::ops::ListenError;
 use shared::settings::{Environment, NatsSettings};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,8 @@ use tracing::Instrument;
 
 use crate::broker::{Broker, find_nats_server};
 
+/// How often ports are chosen before a taken one is an error.
+const MAX_PORT_ATTEMPTS: u32 = 5;
 /// Before a service that failed is started again.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
@@ -98,7 +101,7 @@ struct Ports {
 /// What keeps a part from starting. A part that fails later is started again instead.
 pub async fn run(
     config: Config,
-    announce: impl FnOnce(&Ready),
+    announce: impl Fn(&Ready),
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir)
@@ -131,7 +134,15 @@ pub async fn run(
         }
     };
     let services = async {
-        let result = run_services(&config, nats, pids, announce, shutdown).await;
+        let mut attempts = 1..MAX_PORT_ATTEMPTS;
+        let result = loop {
+            let result = run_services(&config, &nats, &pids, &announce, &shutdown).await;
+            // Between choosing a free port and listening on it, another system may have been faster.
+            let lost_a_port = result.as_ref().is_err_and(|error| error.is::<ListenError>());
+            if !lost_a_port || attempts.next().is_none() {
+                break result;
+            }
+        };
         stop_broker.cancel();
         result
     };
@@ -141,10 +152,10 @@ pub async fn run(
 
 async fn run_services(
     config: &Config,
-    settings: NatsSettings,
-    pids: Pids,
-    announce: impl FnOnce(&Ready),
-    shutdown: CancellationToken,
+    settings: &NatsSettings,
+    pids: &Pids,
+    announce: impl Fn(&Ready),
+    shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let ports = Ports {
         http: choose(config.http, 3000, "the API")?,
@@ -153,7 +164,7 @@ async fn run_services(
         events_worker: choose(None, 9102, "the events worker's admin port")?,
     };
     let nats = settings.shown_url();
-    let (auth, events, gateway) = service_configs(config, &settings, &ports);
+    let (auth, events, gateway) = service_configs(config, settings, &ports);
     // The gateway ends first, so that everything it accepted still finds its worker.
     let stop_workers = CancellationToken::new();
     let failed = CancellationToken::new();
@@ -177,7 +188,7 @@ async fn run_services(
     };
     let written = async {
         if let (Ok(()), Ok(()), Ok(())) = tokio::join!(auth_is_ready, events_is_ready, gateway_is_ready) {
-            let ready = Ready::new(&ports, nats, pids);
+            let ready = Ready::new(&ports, nats, pids.clone());
             write_ready(&config.data_dir, &ready)?;
             announce(&ready);
         }

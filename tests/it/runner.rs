@@ -76,8 +76,8 @@ async fn the_walkthrough_works_on_a_fresh_start_and_survives_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_systems_run_side_by_side_and_two_never_share_a_directory() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let one = Process::start(first.path(), &[]).await;
-    let two = Process::start(second.path(), &[]).await;
+    // At the same moment, so that both want the same ports.
+    let (one, two) = tokio::join!(Process::start(first.path(), &[]), Process::start(second.path(), &[]));
     assert_ne!((&one.ready.http, &one.ready.nats), (&two.ready.http, &two.ready.nats));
     let client = Client::new();
     for process in [&one, &two] {
