@@ -131,12 +131,10 @@ fn query<T: shared::contract::Request>(
 }
 
 async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let too_large =
-        || Problem::new(ProblemType::PayloadTooLarge, format!("the body may have at most {limit} bytes"));
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > limit) {
-        return Err(too_large());
+        return Err(Problem::too_large(limit));
     }
     let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await;
     let body = match read {
@@ -144,7 +142,7 @@ async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Byte
             return Err(Problem::new(ProblemType::RequestTimeout, "the body did not arrive in time"));
         }
         Ok(Ok(body)) => body,
-        Ok(Err(error)) if is_limit(&error) => return Err(too_large()),
+        Ok(Err(error)) if is_limit(&error) => return Err(Problem::too_large(limit)),
         Ok(Err(_)) => return Err(Problem::new(ProblemType::MalformedRequest, "the body broke off")),
     };
     if !body.is_empty() && !is_json(headers) {

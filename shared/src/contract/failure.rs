@@ -214,6 +214,11 @@ impl Problem {
         Self { errors, ..Self::new(ProblemType::ValidationFailed, detail) }
     }
 
+    /// A body beyond `limit` bytes.
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(ProblemType::PayloadTooLarge, format!("the body may have at most {limit} bytes"))
+    }
+
     /// A defect: logged here with its cause, which the client never sees.
     pub fn internal(cause: &dyn Display) -> Self {
         tracing::error!(error = %cause, "internal failure");

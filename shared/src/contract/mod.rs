@@ -53,6 +53,16 @@ pub enum Repeat {
     Never,
 }
 
+impl Repeat {
+    /// What is known about the effect of a message that was handed over and not answered.
+    pub const fn outcome_unanswered(self) -> Outcome {
+        match self {
+            Self::Safe => Outcome::None,
+            Self::WithKey | Self::Never => Outcome::Unknown,
+        }
+    }
+}
+
 /// An HTTP method an operation can be reached with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {

@@ -10,8 +10,7 @@ use tokio::time::Instant;
 use super::multiplexer::{Multiplexer, NoReply};
 use super::{Connection, HEADER_ALLOWANCE, headers};
 use crate::contract::{
-    CorrelationId, Description, IdempotencyKey, Outcome, Problem, ProblemType, Repeat, Timestamp,
-    TraceContext,
+    CorrelationId, Description, IdempotencyKey, Problem, ProblemType, Repeat, Timestamp, TraceContext,
 };
 
 /// Calls operations over the broker.
@@ -79,10 +78,7 @@ pub enum CallError {
 impl CallError {
     /// The problem this failure becomes, for an operation with this repeat rule.
     pub fn into_problem(self, repeat: Repeat) -> Problem {
-        let after_delivery = match repeat {
-            Repeat::Safe => Outcome::None,
-            Repeat::WithKey | Repeat::Never => Outcome::Unknown,
-        };
+        let after_delivery = repeat.outcome_unanswered();
         match self {
             Self::NotConnected => Problem::new(ProblemType::Unavailable, "the broker cannot be reached"),
             Self::NoResponders => {

@@ -79,7 +79,7 @@ impl Multiplexer {
         let slots = Arc::new(Mutex::new(Slots::default()));
         let ended = CancellationToken::new();
         let stop = CancellationToken::new();
-        let mut losses = connection.losses();
+        let losses = connection.losses();
         let reader = Reader { prefix: format!("{prefix}."), slots: Arc::clone(&slots) };
         let (mut lost, finished, stopped) = (connection.losses(), ended.clone(), stop.clone());
         // Owned by the guard below: it ends when the multiplexer is dropped.
@@ -101,7 +101,6 @@ impl Multiplexer {
             reader.fail_before(u64::MAX);
             finished.cancel();
         });
-        losses.mark_unchanged();
         Ok(Self { prefix, slots, losses, ended, _reader: stop.drop_guard() })
     }
 

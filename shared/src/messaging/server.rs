@@ -20,8 +20,8 @@ use super::provision::assert_commands_uncovered;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
 use crate::contract::failure::PROBLEM_JSON;
 use crate::contract::{
-    Context, CorrelationId, Description, Endpoint, IdempotencyKey, Outcome, Precondition, Problem,
-    ProblemType, Repeat, Success, Timestamp, TraceContext,
+    Context, CorrelationId, Description, Endpoint, IdempotencyKey, Precondition, Problem, ProblemType,
+    Repeat, Success, Timestamp, TraceContext,
 };
 use crate::identity::Verifier;
 
@@ -236,11 +236,11 @@ async fn process<H: Send + Sync + 'static>(
     let cx = arrival.context(operation, message.headers.as_ref(), verifier)?;
     let (deadline, if_none_match) = (cx.deadline, cx.if_none_match.clone());
     if message.payload.len() > operation.max_body {
-        return Err(too_large(operation.max_body));
+        return Err(Problem::too_large(operation.max_body));
     }
     let run =
         AssertUnwindSafe(endpoint.invoke(handler, Arc::new(cx), message.payload.clone())).catch_unwind();
-    let outcome = if operation.repeat == Repeat::Safe { Outcome::None } else { Outcome::Unknown };
+    let outcome = operation.repeat.outcome_unanswered();
     match tokio::time::timeout_at(deadline, run).await {
         Ok(Ok(Ok(success))) => Ok(unless_already_held(success, operation, if_none_match.as_ref())),
         Ok(Ok(Err(problem))) => Err(problem),
@@ -250,10 +250,6 @@ async fn process<H: Send + Sync + 'static>(
                 .with_outcome(outcome))
         }
     }
-}
-
-fn too_large(limit: usize) -> Problem {
-    Problem::new(ProblemType::PayloadTooLarge, format!("the body may have at most {limit} bytes"))
 }
 
 /// 304 without a body for a reader who holds this version.
