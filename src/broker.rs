@@ -1,35 +1,22 @@
 //! A private nats-server: found or fetched, started on a free port, never left behind.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::Command;
+
+use crate::kept::KeptProcess;
 
 /// Finds or fetches the binary. Part of this program, so that it also works outside the source tree.
 const FIND_NATS_SERVER: &str = include_str!("../scripts/nats-server");
 
-/// Starts its arguments and ends them once its input ends: the pipe to us breaks however we die.
-const KEEPER: &str = r#"
-exec 3<&0
-"$@" 3<&- </dev/null & child=$!
-echo "$child"
-{ read -r _ <&3; kill -TERM "$child"; kill -CONT "$child"; } 2>/dev/null & watcher=$!
-wait "$child"; code=$?
-kill "$watcher" 2>/dev/null
-exit "$code"
-"#;
-
 /// How long a nats-server may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long it may take to end before it is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Finds a usable nats-server, fetching one into `tools` when the machine has none. Progress goes to
 /// standard error.
 ///
@@ -55,9 +42,7 @@ pub async fn find_nats_server(tools: &Path) -> anyhow::Result<PathBuf> {
 /// A running nats-server. Dropping it, or the death of this process, ends it.
 #[derive(Debug)]
 pub struct Broker {
-    keeper: Child,
-    pipe: Option<ChildStdin>,
-    pid: i32,
+    process: KeptProcess,
     port: u16,
 }
 
@@ -75,28 +60,24 @@ impl Broker {
         std::fs::create_dir_all(directory)?;
         let directory = directory.canonicalize()?;
         let config = directory.join("nats-server.conf");
+        std::fs::write(&config, configuration(&directory, port))?;
+        Self::configured(binary, &directory, &[OsStr::new("-c"), config.as_os_str()]).await
+    }
+
+    /// Starts `binary` with `arguments`; its log and the file that tells its port are in `directory`.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub async fn configured(binary: &Path, directory: &Path, arguments: &[&OsStr]) -> anyhow::Result<Self> {
         let log = directory.join("nats-server.log");
-        forget_ports(&directory)?;
-        std::fs::write(&config, configuration(&directory, &log, port))?;
-        let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "eventboard-broker"])
-            .arg(binary)
-            .arg("-c")
-            .arg(&config)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // Ctrl-C is for us alone: the broker must outlive the services that still answer.
-            .process_group(0)
-            .spawn()
-            .context("cannot start nats-server")?;
-        let pipe = keeper.stdin.take();
-        let mut lines = BufReader::new(keeper.stdout.take().context("nats-server has no output")?).lines();
-        let pid = lines.next_line().await?.context("nats-server did not start")?.parse()?;
-        let mut broker = Self { keeper, pipe, pid, port: 0 };
+        forget_ports(directory)?;
+        let own = ["--log".as_ref(), log.as_os_str(), "--ports_file_dir".as_ref(), directory.as_os_str()];
+        let command = [binary.as_os_str()].into_iter().chain(own).chain(arguments.iter().copied());
+        let process = KeptProcess::start(command, None).await.context("cannot start nats-server")?;
         // The server names this file after its own binary.
         let name = binary.file_name().context("the path of nats-server names no file")?.to_string_lossy();
-        let ports = directory.join(format!("{name}_{pid}.ports"));
+        let ports = directory.join(format!("{name}_{}.ports", process.pid()));
+        let mut broker = Self { process, port: 0 };
         match tokio::time::timeout(START_TIMEOUT, broker.read_port(&ports)).await {
             Ok(Ok(port)) => {
                 broker.port = port;
@@ -109,8 +90,8 @@ impl Broker {
 
     async fn read_port(&mut self, ports: &Path) -> anyhow::Result<u16> {
         loop {
-            if let Some(status) = self.keeper.try_wait()? {
-                bail!("nats-server ended at once with {status}");
+            if self.process.has_ended()? {
+                bail!("nats-server ended at once");
             }
             // Written once the server accepts connections; half written files do not parse.
             let written =
@@ -135,40 +116,31 @@ impl Broker {
 
     /// The process id of nats-server itself.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.process.pid()
     }
 
     /// Sends a signal to nats-server itself.
     pub fn signal(&self, signal: Signal) {
-        // Fails when it has ended already.
-        let _ = kill(Pid::from_raw(self.pid), signal);
+        self.process.signal(signal);
     }
 
     /// Resolves when nats-server has ended.
     pub async fn ended(&mut self) {
-        if let Err(error) = self.keeper.wait().await {
-            tracing::error!(%error, "cannot wait for nats-server");
-        }
+        self.process.ended().await;
     }
 
     /// Ends nats-server and waits until it has.
-    pub async fn stop(mut self) {
-        drop(self.pipe.take());
-        if tokio::time::timeout(STOP_TIMEOUT, self.keeper.wait()).await.is_err() {
-            self.signal(Signal::SIGKILL);
-            let _ = self.keeper.wait().await;
-        }
+    pub async fn stop(self) {
+        self.process.stop().await;
     }
 }
 
-fn configuration(directory: &Path, log: &Path, port: Option<u16>) -> String {
+fn configuration(directory: &Path, port: Option<u16>) -> String {
     let port = port.map_or("-1".to_owned(), |port| port.to_string());
     // JSON strings are valid strings of this format, whatever the path holds.
     let quoted = |path: &Path| serde_json::Value::from(path.to_string_lossy()).to_string();
     format!(
-        "host: 127.0.0.1\nport: {port}\nmax_payload: 4MB\nlog_file: {}\nports_file_dir: {}\njetstream {{ store_dir: {} }}\n",
-        quoted(log),
-        quoted(directory),
+        "host: 127.0.0.1\nport: {port}\nmax_payload: 4MB\njetstream {{ store_dir: {} }}\n",
         quoted(&directory.join("jetstream")),
     )
 }

@@ -2,4 +2,5 @@
 
 pub mod broker;
 pub mod healthcheck;
+pub mod kept;
 pub mod runner;

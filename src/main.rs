@@ -4,7 +4,6 @@ use std::io::Write;
 
 use clap::{Parser, Subcommand};
 use eventboard::{healthcheck, runner};
-use shared::messaging::{Connection, provision};
 use shared::settings::NatsSettings;
 use shared::{ops, telemetry};
 
@@ -42,11 +41,7 @@ async fn main() -> anyhow::Result<()> {
         Some(Command::Healthcheck { url }) => return healthcheck::healthcheck(&url).await,
         Some(Command::Provision { nats, replicas }) => {
             telemetry::init();
-            let connection = Connection::open(&nats, "provision").await?;
-            provision(&connection, replicas).await?;
-            tracing::info!("provisioned");
-            connection.close().await;
-            return Ok(());
+            return runner::provision(&nats, replicas).await;
         }
         None => {}
     }

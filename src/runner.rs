@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use database::DatabaseUrl;
+use database::DatabaseSettings;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use shared::demo;
+use shared::messaging::{self, Connection};
 use shared::ops::ListenError;
-use shared::settings::{Environment, NatsSettings};
+use shared::settings::{Environment, NatsSettings, secret};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -33,15 +35,18 @@ pub struct Config {
     /// A NATS server to use instead of a private one.
     #[command(flatten)]
     pub nats: NatsSettings,
+    /// Replicas of streams and buckets
+    #[arg(long, env = "EVENTBOARD_REPLICAS", default_value_t = 1)]
+    pub replicas: usize,
     /// Where the system runs
     #[arg(long, env = "EVENTBOARD_ENV", value_enum, default_value_t)]
     pub env: Environment,
     /// Database of the auth worker [default: auth.db in the data directory]
-    #[arg(long, env = "EVENTBOARD_AUTH_DATABASE_URL")]
-    pub auth_database_url: Option<DatabaseUrl>,
+    #[arg(long, env = "EVENTBOARD_AUTH_DATABASE_URL", hide_env_values = true, value_parser = secret)]
+    pub auth_database_url: Option<SecretString>,
     /// Database of the events worker [default: events.db in the data directory]
-    #[arg(long, env = "EVENTBOARD_EVENTS_DATABASE_URL")]
-    pub events_database_url: Option<DatabaseUrl>,
+    #[arg(long, env = "EVENTBOARD_EVENTS_DATABASE_URL", hide_env_values = true, value_parser = secret)]
+    pub events_database_url: Option<SecretString>,
     /// Directory for databases, keys and the private broker
     #[arg(long, env = "EVENTBOARD_DATA_DIR", default_value = "./.eventboard")]
     pub data_dir: PathBuf,
@@ -125,6 +130,11 @@ pub async fn run(
             (NatsSettings::at(broker.broker.url()), Some(broker))
         }
     };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        provisioned = provision(&nats, config.replicas) => provisioned?,
+    }
     let pids = Pids { nats_server: broker.as_ref().map(|broker| broker.broker.pid()) };
     let stop_broker = CancellationToken::new();
     let keep_broker = async {
@@ -148,6 +158,17 @@ pub async fn run(
     };
     let (served, kept) = tokio::join!(services, keep_broker);
     served.and(kept)
+}
+
+/// Creates what is missing of the streams and buckets on a broker.
+///
+/// # Errors
+/// A broker that cannot be connected to, or refuses.
+pub async fn provision(nats: &NatsSettings, replicas: usize) -> anyhow::Result<()> {
+    let connection = Connection::open(nats, "provision").await?;
+    let provisioned = messaging::provision(&connection, replicas).await;
+    connection.close().await;
+    Ok(provisioned?)
 }
 
 async fn run_services(
@@ -216,20 +237,20 @@ fn service_configs(
     let auth = auth_worker::Config {
         admin: ports.auth_worker,
         nats: settings.clone(),
-        database_url: config.auth_database_url.clone(),
+        database: DatabaseSettings::at(config.auth_database_url.clone()),
         data_dir: config.data_dir.clone(),
         signing_key: None,
         signing_key_file: None,
-        replicas: 1,
         demo: config.demo,
         env: Environment::Development,
     };
     let events = events_worker::Config {
         admin: ports.events_worker,
         nats: settings.clone(),
-        database_url: config.events_database_url.clone(),
+        database: DatabaseSettings::at(config.events_database_url.clone()),
         data_dir: config.data_dir.clone(),
         demo: config.demo,
+        env: Environment::Development,
     };
     let gateway = gateway::Config {
         http: ports.http,
@@ -237,6 +258,7 @@ fn service_configs(
         nats: settings.clone(),
         cors_origins: config.cors_origins.clone(),
         header_timeout: 30,
+        env: Environment::Development,
     };
     (auth, events, gateway)
 }
@@ -323,7 +345,9 @@ impl PrivateBroker {
 
     async fn restart(&mut self, port: u16) -> anyhow::Result<()> {
         self.broker = Broker::start(&self.binary, &self.directory, Some(port)).await?;
-        self.announce_pid()
+        self.announce_pid()?;
+        // Its files may have been lost.
+        provision(&NatsSettings::at(self.broker.url()), 1).await
     }
 
     /// Brings `ready.json` up to date, if it has been written.

@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
-use database::DatabaseUrl;
+use database::DatabaseSettings;
 use secrecy::SecretString;
-use shared::settings::{Environment, NatsSettings, secret, secret_file};
+use shared::settings::{Environment, NatsSettings, ProductionCheck, Refused, secret, secret_file};
 
 /// Everything the auth worker can be told.
 #[derive(Debug, Clone, Args)]
@@ -18,9 +17,9 @@ pub struct Config {
     /// How to reach the broker.
     #[command(flatten)]
     pub nats: NatsSettings,
-    /// Database: sqlite:<path> [default: auth.db in the data directory]
-    #[arg(long, env = "EVENTBOARD_DATABASE_URL")]
-    pub database_url: Option<DatabaseUrl>,
+    /// The database: without one, auth.db in the data directory.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
     /// Directory for the default database and the generated signing key
     #[arg(long, env = "EVENTBOARD_DATA_DIR", default_value = "./.eventboard")]
     pub data_dir: PathBuf,
@@ -30,9 +29,6 @@ pub struct Config {
     /// File with the signing key
     #[arg(long, env = "EVENTBOARD_SIGNING_KEY_FILE", value_parser = secret_file)]
     pub signing_key_file: Option<SecretString>,
-    /// Replicas of streams and buckets
-    #[arg(long, env = "EVENTBOARD_REPLICAS", default_value_t = 1)]
-    pub replicas: usize,
     /// Create the demo organisations and users
     #[arg(long, env = "EVENTBOARD_DEMO", default_value_t = false, action = clap::ArgAction::Set)]
     pub demo: bool,
@@ -42,10 +38,22 @@ pub struct Config {
 }
 
 impl Config {
-    pub(crate) fn database(&self) -> anyhow::Result<DatabaseUrl> {
-        std::fs::create_dir_all(&self.data_dir)
-            .with_context(|| format!("cannot create the data directory {}", self.data_dir.display()))?;
-        Ok(self.database_url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("auth.db"))))
+    /// Refuses settings that are not fit for where the system runs.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn check(&self) -> Result<(), Refused> {
+        if self.env == Environment::Development {
+            return Ok(());
+        }
+        let mut check = ProductionCheck::default();
+        self.nats.check(&mut check);
+        self.database.check(&mut check);
+        if self.signing_key().is_none() {
+            check.refuse("EVENTBOARD_SIGNING_KEY", "is required: every replica needs the same one");
+        }
+        check.demo(self.demo);
+        check.finish()
     }
 
     pub(crate) fn signing_key(&self) -> Option<&SecretString> {

@@ -1,5 +1,7 @@
 //! The auth worker as a process of its own.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use shared::{ops, telemetry};
 use tracing::Instrument;
@@ -13,10 +15,14 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     telemetry::init();
+    if let Err(refused) = arguments.config.check() {
+        return Ok(ops::refuse_to_start(&refused));
+    }
     let shutdown = ops::shutdown_on_signal()?;
     let span = tracing::info_span!("service", service = "auth-worker");
-    auth_worker::run(arguments.config, |_| {}, shutdown).instrument(span).await
+    auth_worker::run(arguments.config, |_| {}, shutdown).instrument(span).await?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,12 +1,18 @@
 //! The demo organisations and users.
 
+use std::time::Duration;
+
 use database::StoreError;
 use shared::contract::Timestamp;
 use shared::contract::auth::{Email, Organization, Secret, User};
 use shared::demo;
+use tokio::time::Instant;
 
 use crate::hasher::{Hasher, HasherError};
 use crate::store::{AuthStore, SeedUser};
+
+/// How long the database may take to store the demo data.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the demo data was not written.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +24,7 @@ pub(crate) enum SeedError {
 }
 
 /// Writes what is missing of the demo data; what is there, however changed, stays.
-pub(crate) async fn seed(store: &impl AuthStore, hasher: &Hasher) -> Result<(), SeedError> {
+pub(crate) async fn seed(store: &dyn AuthStore, hasher: &Hasher) -> Result<(), SeedError> {
     let now = Timestamp::now();
     let organizations: Vec<Organization> = demo::ORGANIZATIONS
         .iter()
@@ -44,5 +50,5 @@ pub(crate) async fn seed(store: &impl AuthStore, hasher: &Hasher) -> Result<(), 
             },
         });
     }
-    Ok(store.seed(&organizations, &users, now).await?)
+    Ok(store.seed(&organizations, &users, now, Instant::now() + TIMEOUT).await?)
 }

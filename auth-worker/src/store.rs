@@ -1,20 +1,29 @@
 //! What the auth worker keeps, as a trait: every method is one transaction.
 
+mod postgres;
+mod rows;
 mod sqlite;
 
 use async_trait::async_trait;
 use database::StoreError;
 use shared::contract::Timestamp;
 use shared::contract::auth::{Account, Email, Organization, OrganizationId, Role, SessionId, User, UserId};
+use tokio::time::Instant;
 
+pub use postgres::PostgresAuthStore;
 pub use sqlite::SqliteAuthStore;
 
-/// The users, organisations, sessions and invitations.
+/// The users, organisations, sessions and invitations. Every write takes a deadline, after which the
+/// server gives up too.
 #[async_trait]
 pub trait AuthStore: Send + Sync + 'static {
     /// Creates a user, founding or joining an organisation, together with a first session.
-    async fn create_account(&self, account: NewAccount, session: Session)
-    -> Result<User, CreateAccountError>;
+    async fn create_account(
+        &self,
+        account: NewAccount,
+        session: Session,
+        deadline: Instant,
+    ) -> Result<User, CreateAccountError>;
 
     /// The user with this address, and their password hash.
     async fn credentials(&self, email: &Email) -> Result<Option<(User, String)>, StoreError>;
@@ -23,25 +32,38 @@ pub trait AuthStore: Send + Sync + 'static {
     async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError>;
 
     /// Replaces a password hash, unless it has changed since `old` was read.
-    async fn replace_password_hash(&self, user: UserId, old: &str, new: &str) -> Result<(), StoreError>;
+    async fn replace_password_hash(
+        &self,
+        user: UserId,
+        old: &str,
+        new: &str,
+        deadline: Instant,
+    ) -> Result<(), StoreError>;
 
     /// Opens a session.
-    async fn open_session(&self, session: Session) -> Result<(), StoreError>;
+    async fn open_session(&self, session: Session, deadline: Instant) -> Result<(), StoreError>;
 
     /// A session, with its user.
     async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError>;
 
     /// Counts a session's token up from `counter`. `false` when somebody else was faster.
-    async fn rotate_session(&self, id: SessionId, counter: u32, now: Timestamp) -> Result<bool, StoreError>;
+    async fn rotate_session(
+        &self,
+        id: SessionId,
+        counter: u32,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<bool, StoreError>;
 
     /// Ends a session. Ending it again changes nothing.
-    async fn close_session(&self, id: SessionId) -> Result<(), StoreError>;
+    async fn close_session(&self, id: SessionId, deadline: Instant) -> Result<(), StoreError>;
 
     /// Whether an account has this address.
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError>;
 
     /// Records an invitation.
-    async fn create_invitation(&self, invitation: NewInvitation) -> Result<(), StoreError>;
+    async fn create_invitation(&self, invitation: NewInvitation, deadline: Instant)
+    -> Result<(), StoreError>;
 
     /// Creates what does not exist yet of these organisations and users.
     async fn seed(
@@ -49,6 +71,7 @@ pub trait AuthStore: Send + Sync + 'static {
         organizations: &[Organization],
         users: &[SeedUser],
         now: Timestamp,
+        deadline: Instant,
     ) -> Result<(), StoreError>;
 }
 

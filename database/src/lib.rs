@@ -1,42 +1,28 @@
 //! Opens the workers' databases, migrates them, and says what a failed statement means.
 
+mod postgres;
+mod settings;
 mod sqlite;
+mod stored_time;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use shared::contract::Failure;
 
+pub use postgres::Postgres;
+pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};
 pub use sqlite::Sqlite;
-
-/// Which database a worker uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DatabaseUrl {
-    /// An SQLite file; the embedded default.
-    Sqlite(PathBuf),
-}
-
-/// A database URL that names no database this version can open.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected sqlite:<path>; this version opens no other database")]
-pub struct UnknownDatabase;
-
-impl FromStr for DatabaseUrl {
-    type Err = UnknownDatabase;
-
-    fn from_str(url: &str) -> Result<Self, UnknownDatabase> {
-        let path = url.strip_prefix("sqlite:").ok_or(UnknownDatabase)?;
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if path.is_empty() { Err(UnknownDatabase) } else { Ok(Self::Sqlite(PathBuf::from(path))) }
-    }
-}
+pub use stored_time::StoredTime;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It cannot be reached or read.
+    /// Its file cannot be opened, or a connection failed.
     #[error("cannot open the database: {0}")]
     Open(#[from] sqlx::Error),
+    /// The server refused the connection for good.
+    #[error("cannot connect to the database: {0}")]
+    Refused(#[source] StoreError),
     /// Its schema could not be brought up to date.
     #[error("cannot migrate the database: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -48,9 +34,13 @@ pub enum OpenError {
 /// Why a statement failed, where the caller did not expect it to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached or has no connection to spare; the transaction is undone.
+    /// The database cannot be reached, has no connection to spare, or took too long; the transaction is
+    /// undone.
     #[error("the database cannot be reached: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// Two transactions stood in each other's way and this one was undone: it may be run again.
+    #[error("two transactions collided: {0}")]
+    Collision(#[source] sqlx::Error),
     /// The commit failed: whether it took effect before it did, nobody can say.
     #[error("a commit failed: {0}")]
     Commit(#[source] sqlx::Error),
@@ -62,22 +52,62 @@ pub enum StoreError {
     UnknownValue(&'static str),
 }
 
+/// What a database's own error code says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Code {
+    Unusable,
+    Collision,
+    Other,
+}
+
+/// SQLite's codes are numbers; Postgres' are the five characters of SQLSTATE.
+fn classify(code: &str) -> Code {
+    if code.len() == 5 {
+        return match code {
+            // serialization_failure, deadlock_detected
+            "40001" | "40P01" => Code::Collision,
+            // query_canceled: statement_timeout. read_only_sql_transaction: a standby after a failover.
+            // lock_not_available, idle_in_transaction_session_timeout.
+            "57014" | "25006" | "55P03" | "25P03" => Code::Unusable,
+            // Connection exceptions, insufficient resources, operator intervention, system errors.
+            _ if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Code::Unusable,
+            _ => Code::Other,
+        };
+    }
+    // BUSY, LOCKED, READONLY, IOERR, FULL and CANTOPEN, with their extended codes: the file cannot be
+    // used at the moment, whatever the statement.
+    match code.parse::<u32>() {
+        Ok(code) if matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14) => Code::Unusable,
+        _ => Code::Other,
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        // BUSY, LOCKED, READONLY, IOERR, FULL and CANTOPEN, with their extended codes: the file cannot be
-        // used at the moment, whatever the statement.
-        let unusable = error
-            .as_database_error()
-            .and_then(|error| error.code())
-            .and_then(|code| code.parse::<u32>().ok())
-            .is_some_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14));
-        match error {
-            sqlx::Error::Io(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
-            error if unusable => Self::Unavailable(error),
-            error => Self::Defect(error),
+        let code = error.as_database_error().and_then(|error| error.code()).map(|code| classify(&code));
+        match (&error, code) {
+            (_, Some(Code::Unusable))
+            | (
+                sqlx::Error::Io(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::BeginFailed,
+                _,
+            ) => Self::Unavailable(error),
+            (_, Some(Code::Collision)) => Self::Collision(error),
+            _ => Self::Defect(error),
+        }
+    }
+}
+
+impl StoreError {
+    /// What a failed commit means: undone when two transactions collided, otherwise unknown.
+    pub fn commit(error: sqlx::Error) -> Self {
+        match Self::from(error) {
+            Self::Collision(error) => Self::Collision(error),
+            Self::Unavailable(error) | Self::Commit(error) | Self::Defect(error) => Self::Commit(error),
+            unknown @ Self::UnknownValue(_) => unknown,
         }
     }
 }
@@ -88,6 +118,10 @@ impl<E> From<StoreError> for Failure<E> {
             StoreError::Unavailable(_) => {
                 tracing::warn!(%error, "the database is unavailable");
                 Self::StoreUnavailable
+            }
+            StoreError::Collision(_) => {
+                tracing::warn!(%error, "gave up after collisions");
+                Self::Overloaded
             }
             StoreError::Commit(_) => Self::commit_unknown(&error),
             StoreError::Defect(_) | StoreError::UnknownValue(_) => Self::internal(&error),
@@ -100,11 +134,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_name_a_file_or_are_refused() {
-        assert_eq!("sqlite:///a/b.db".parse(), Ok(DatabaseUrl::Sqlite("/a/b.db".into())));
-        assert_eq!("sqlite:b.db".parse(), Ok(DatabaseUrl::Sqlite("b.db".into())));
-        for bad in ["", "sqlite:", "postgres://localhost/x", "b.db"] {
-            assert_eq!(bad.parse::<DatabaseUrl>(), Err(UnknownDatabase), "{bad}");
+    fn codes_say_whether_to_try_again() {
+        for (code, meaning) in [
+            ("5", Code::Unusable),
+            ("261", Code::Unusable),
+            ("19", Code::Other),
+            ("2067", Code::Other),
+            ("40001", Code::Collision),
+            ("40P01", Code::Collision),
+            ("57014", Code::Unusable),
+            ("57P01", Code::Unusable),
+            ("08006", Code::Unusable),
+            ("53300", Code::Unusable),
+            ("23505", Code::Other),
+            ("22021", Code::Other),
+        ] {
+            assert_eq!(classify(code), meaning, "{code}");
         }
     }
 }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use database::DatabaseUrl;
-use shared::settings::NatsSettings;
+use database::DatabaseSettings;
+use shared::settings::{Environment, NatsSettings, ProductionCheck, Refused};
 
 /// Everything the events worker can be told.
 #[derive(Debug, Clone, Args)]
@@ -16,19 +16,33 @@ pub struct Config {
     /// How to reach the broker.
     #[command(flatten)]
     pub nats: NatsSettings,
-    /// Database: sqlite:<path> [default: events.db in the data directory]
-    #[arg(long, env = "EVENTBOARD_DATABASE_URL")]
-    pub database_url: Option<DatabaseUrl>,
+    /// The database: without one, events.db in the data directory.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
     /// Directory for the default database
     #[arg(long, env = "EVENTBOARD_DATA_DIR", default_value = "./.eventboard")]
     pub data_dir: PathBuf,
     /// Create the demo events
     #[arg(long, env = "EVENTBOARD_DEMO", default_value_t = false, action = clap::ArgAction::Set)]
     pub demo: bool,
+    /// Where the system runs
+    #[arg(long, env = "EVENTBOARD_ENV", value_enum, default_value_t)]
+    pub env: Environment,
 }
 
 impl Config {
-    pub(crate) fn database(&self) -> DatabaseUrl {
-        self.database_url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("events.db")))
+    /// Refuses settings that are not fit for where the system runs.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn check(&self) -> Result<(), Refused> {
+        if self.env == Environment::Development {
+            return Ok(());
+        }
+        let mut check = ProductionCheck::default();
+        self.nats.check(&mut check);
+        self.database.check(&mut check);
+        check.demo(self.demo);
+        check.finish()
     }
 }

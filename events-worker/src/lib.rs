@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 
 use operations::Events;
-use store::SqliteEventStore;
+use store::{EventStore, PostgresEventStore, SqliteEventStore};
 
 /// Serves `events.*` until `shutdown`. Calls `ready` with the admin address once requests are served.
 ///
@@ -32,17 +32,19 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
-    let DatabaseUrl::Sqlite(path) = config.database();
-    let store = SqliteEventStore::open(&path).await.context("cannot open the events database")?;
+    let store = tokio::select! {
+        store = open_store(&config) => store.context("cannot open the events database")?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     if config.demo {
-        seed::seed(&store).await.context("cannot write the demo data")?;
+        seed::seed(&*store).await.context("cannot write the demo data")?;
     }
     let connection = tokio::select! {
         connection = Connection::open(&config.nats, "events") => connection?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let keys = PublicKeys::unknown();
-    let handler = Arc::new(Events::new(Arc::new(store)));
+    let handler = Arc::new(Events::new(store));
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
     let server = Server::new(connection.clone(), SERVICE, Events::bind(), handler, verifier);
 
@@ -69,4 +71,15 @@ pub async fn run(
     );
     connection.close().await;
     Ok(served?)
+}
+
+/// Opens the configured database, whichever it is; waits for a server that is not up yet.
+async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn EventStore>> {
+    Ok(match config.database.resolve(&config.data_dir.join("events.db"))? {
+        DatabaseUrl::Sqlite(path) => Arc::new(SqliteEventStore::open(&path).await?),
+        DatabaseUrl::Postgres(options) => {
+            let options = options.application_name("eventboard-events-worker");
+            Arc::new(PostgresEventStore::open(options, config.database.database_connections).await?)
+        }
+    })
 }

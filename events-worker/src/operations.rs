@@ -43,6 +43,29 @@ enum Change {
     Vanishes,
 }
 
+/// Why one attempt at a write did not succeed.
+enum Attempt<E> {
+    /// Somebody else was faster and nothing was written: what was judged has to be judged anew.
+    Overtaken,
+    /// Trying again would not help.
+    Failed(Failure<E>),
+}
+
+impl<E> From<Failure<E>> for Attempt<E> {
+    fn from(failure: Failure<E>) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl<E> From<StoreError> for Attempt<E> {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Collision(_) => Self::Overtaken,
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
 impl Events {
     pub(crate) fn new(store: Arc<dyn EventStore>) -> Self {
         Self { store }
@@ -58,22 +81,22 @@ impl Events {
         apply: impl Fn(&Event) -> Result<Change, E> + Send + Sync,
     ) -> Result<Event, Failure<E>>
     where
-        E: From<ChangeError>,
+        E: From<ChangeError> + Send,
     {
         let principal = cx.principal()?;
         let refused = |error: ChangeError| Failure::Refused(E::from(error));
         let id = EventId::parse(id).ok_or(refused(ChangeError::NotFound))?;
-        for _ in 0..MAX_ATTEMPTS {
-            let mut transaction = self.store.begin().await?;
+        let apply = &apply;
+        self.attempt(|| async move {
+            let mut transaction = self.store.begin(cx.deadline).await?;
             let found = transaction.find(principal.organization_id, id).await?;
             let event = found.ok_or(refused(ChangeError::NotFound))?;
             let after = permitted(principal, &event, action).map_err(refused)?;
             let current = EntityTag(event.version);
             if cx.if_match.as_ref().is_some_and(|wanted| !wanted.matches_strongly(current)) {
-                return Err(refused(ChangeError::VersionMismatch(current)));
+                return Err(refused(ChangeError::VersionMismatch(current)).into());
             }
-            let change = apply(&event).map_err(Failure::Refused)?;
-            let (written, result) = match change {
+            let (written, result) = match apply(&event).map_err(Failure::Refused)? {
                 Change::Stays => return Ok(event),
                 Change::Becomes(mut next) => {
                     next.status = after;
@@ -84,23 +107,30 @@ impl Events {
                 Change::Vanishes => (transaction.remove(&event).await?, None),
             };
             if !written {
-                continue;
+                return Err(Attempt::Overtaken);
             }
-            record(
-                &mut *transaction,
-                cx,
-                principal.user_id,
-                recorded_as,
-                &event,
-                Some(event.status),
-                result.as_ref(),
-            )
-            .await?;
+            let (actor, from) = (principal.user_id, Some(event.status));
+            record(&mut *transaction, cx, actor, recorded_as, &event, from, result.as_ref()).await?;
             transaction.commit().await?;
             tracing::info!(event_id = %id, "{} event", action.verb());
-            return Ok(result.unwrap_or(event));
+            Ok(result.unwrap_or(event))
+        })
+        .await
+    }
+
+    /// Runs a write until it is not in somebody else's way, a few times at most.
+    async fn attempt<T, E, F>(&self, write: impl Fn() -> F + Send + Sync) -> Result<T, Failure<E>>
+    where
+        F: Future<Output = Result<T, Attempt<E>>> + Send,
+    {
+        for _ in 0..MAX_ATTEMPTS {
+            match write().await {
+                Ok(written) => return Ok(written),
+                Err(Attempt::Failed(failure)) => return Err(failure),
+                Err(Attempt::Overtaken) => {}
+            }
         }
-        tracing::warn!(event_id = %id, "gave up on an event that changes all the time");
+        tracing::warn!("gave up on an event that changes all the time");
         Err(Failure::Overloaded)
     }
 

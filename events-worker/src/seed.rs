@@ -1,16 +1,22 @@
 //! The demo events.
 
+use std::time::Duration;
+
 use database::StoreError;
 use shared::contract::Timestamp;
 use shared::contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry};
 use shared::demo;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::store::EventStore;
 
+/// How long the database may take to store the demo data.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Writes what is missing of the demo data; what is there, however changed, stays.
-pub(crate) async fn seed(store: &impl EventStore) -> Result<(), StoreError> {
-    let now = Timestamp::now();
+pub(crate) async fn seed(store: &dyn EventStore) -> Result<(), StoreError> {
+    let (now, deadline) = (Timestamp::now(), Instant::now() + TIMEOUT);
     for demo in &demo::EVENTS {
         let date = |text| Timestamp::parse(text).ok_or(StoreError::UnknownValue("demo date"));
         let event = Event {
@@ -28,7 +34,7 @@ pub(crate) async fn seed(store: &impl EventStore) -> Result<(), StoreError> {
             updated_at: now,
             version: 1,
         };
-        let mut transaction = store.begin().await?;
+        let mut transaction = store.begin(deadline).await?;
         if transaction.insert(&event).await? {
             for (action, from, to) in steps(demo.status) {
                 let entry = HistoryEntry {

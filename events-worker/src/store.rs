@@ -1,6 +1,9 @@
 //! What the events worker keeps, as traits: reads, and one transaction for every change.
 
 mod cursor;
+mod listing;
+mod postgres;
+mod rows;
 mod sqlite;
 
 use async_trait::async_trait;
@@ -8,22 +11,24 @@ use database::StoreError;
 use shared::contract::Timestamp;
 use shared::contract::auth::{OrganizationId, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, SortBy, SortOrder};
+use tokio::time::Instant;
 
 pub use cursor::{Cursor, SortValue};
+pub use postgres::PostgresEventStore;
 pub use sqlite::SqliteEventStore;
 
 /// The events and their history. Every method takes the organisation: there is no way to ask for
-/// another one's rows.
+/// another one's rows. What may take long takes a deadline, after which the server gives up too.
 #[async_trait]
 pub trait EventStore: Send + Sync + 'static {
     /// Begins a change. Dropping the transaction undoes it.
-    async fn begin(&self) -> Result<Box<dyn EventTransaction>, StoreError>;
+    async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError>;
 
     /// One event.
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError>;
 
     /// One page of the events a viewer may see.
-    async fn list(&self, query: &ListQuery) -> Result<Listing, StoreError>;
+    async fn list(&self, query: &ListQuery, deadline: Instant) -> Result<Listing, StoreError>;
 
     /// What was done to an event, oldest first.
     async fn history(

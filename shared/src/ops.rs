@@ -1,6 +1,8 @@
 //! What operators see of a process: its health, and how it is asked to stop.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::http;
 use crate::identity::PublicKeys;
 use crate::messaging::Connection;
+use crate::settings::Refused;
 
 /// How long an operator's client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -108,6 +111,18 @@ impl AdminServer {
     pub async fn serve(self, readiness: Readiness, shutdown: CancellationToken) {
         http::serve(self.listener, health_routes(readiness), HEADER_TIMEOUT, shutdown).await;
     }
+}
+
+/// What a process ends with whose settings are wrong: `EX_CONFIG` of `sysexits.h`. Starting it again would
+/// not help.
+const EX_CONFIG: u8 = 78;
+
+/// Says on standard error and in the log what is wrong with the settings.
+pub fn refuse_to_start(refused: &Refused) -> ExitCode {
+    tracing::error!("{refused}");
+    // The log may go elsewhere, or be filtered; nobody may be listening at all.
+    let _ = writeln!(std::io::stderr(), "{refused}");
+    ExitCode::from(EX_CONFIG)
 }
 
 /// A token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.

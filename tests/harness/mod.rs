@@ -1,13 +1,34 @@
 //! What the suites stand on: a real broker, real databases and the real services, each on free ports.
 
 pub mod broker;
+pub mod postgres;
 pub mod process;
 pub mod system;
 
-pub use system::{Answer, Member, System};
+pub use system::{Answer, Database, Member, System};
 
 use std::future::Future;
 use std::time::Duration;
+
+/// Makes a test of each function for each database.
+macro_rules! on_both_databases {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(crate::harness::Database::Sqlite).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(crate::harness::Database::Postgres).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both_databases;
 
 /// Waits until `condition` holds.
 ///

@@ -5,8 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use database::DatabaseSettings;
 use eventboard::broker::Broker;
+use eventboard::runner::provision;
 use reqwest::{Client, Method, RequestBuilder};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use shared::settings::{Environment, NatsSettings};
 use tempfile::TempDir;
@@ -15,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::broker;
+use super::postgres::Postgres;
 
 /// The password of every user the suites make.
 pub const PASSWORD: &str = "correct horse battery";
@@ -30,7 +34,25 @@ pub struct System {
     client: Client,
     workers: HashMap<&'static str, Worker>,
     gateway: Option<Worker>,
+    databases: HashMap<&'static str, Option<SecretString>>,
     directory: TempDir,
+}
+
+/// Which database a system keeps its data in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    Sqlite,
+    Postgres,
+}
+
+impl Database {
+    /// A fresh database; `None` leaves it to the worker to make a file in its data directory.
+    pub async fn fresh(self) -> Option<SecretString> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres => Some(Postgres::shared().await.database().await),
+        }
+    }
 }
 
 struct Worker {
@@ -92,14 +114,22 @@ impl Answer {
 }
 
 impl System {
-    /// Starts a broker, both workers and a gateway.
+    /// Starts a broker, both workers on SQLite, and a gateway.
     pub async fn start() -> Self {
+        Self::start_on(Database::Sqlite).await
+    }
+
+    /// Starts a broker, both workers and a gateway.
+    pub async fn start_on(database: Database) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let broker = broker::start(&directory.path().join("nats"), None).await;
         let url = broker.url();
+        provision(&NatsSettings::at(url.clone()), 1).await.expect("the buckets are made");
+        let (auth, events) = tokio::join!(database.fresh(), database.fresh());
+        let databases = HashMap::from([("auth-worker", auth), ("events-worker", events)]);
         let (auth, events) = tokio::join!(
-            start_worker("auth-worker", &url, directory.path()),
-            start_worker("events-worker", &url, directory.path())
+            start_worker("auth-worker", &url, directory.path(), &databases),
+            start_worker("events-worker", &url, directory.path(), &databases)
         );
         let (gateway, addresses) = start_gateway(&url).await;
         Self {
@@ -110,6 +140,7 @@ impl System {
             client: Client::new(),
             workers: HashMap::from([("auth-worker", auth), ("events-worker", events)]),
             gateway: Some(gateway),
+            databases,
             directory,
         }
     }
@@ -134,7 +165,7 @@ impl System {
 
     /// Starts a worker that was stopped.
     pub async fn start_worker(&mut self, name: &'static str) {
-        let worker = start_worker(name, &self.broker.url(), self.directory.path()).await;
+        let worker = start_worker(name, &self.broker.url(), self.directory.path(), &self.databases).await;
         self.workers.insert(name, worker);
     }
 
@@ -305,7 +336,13 @@ fn member(answer: &Answer) -> Member {
     }
 }
 
-async fn start_worker(name: &'static str, url: &str, directory: &Path) -> Worker {
+async fn start_worker(
+    name: &'static str,
+    url: &str,
+    directory: &Path,
+    databases: &HashMap<&'static str, Option<SecretString>>,
+) -> Worker {
+    let database = DatabaseSettings::at(databases[name].clone());
     let stop = CancellationToken::new();
     let (ready, is_ready) = oneshot::channel();
     let signal = move |_| {
@@ -317,19 +354,24 @@ async fn start_worker(name: &'static str, url: &str, directory: &Path) -> Worker
             let config = auth_worker::Config {
                 admin: ANY_PORT,
                 nats,
-                database_url: None,
+                database,
                 data_dir,
                 signing_key: None,
                 signing_key_file: None,
-                replicas: 1,
                 demo: true,
                 env: Environment::Development,
             };
             tokio::spawn(auth_worker::run(config, signal, stop.clone()))
         }
         _ => {
-            let config =
-                events_worker::Config { admin: ANY_PORT, nats, database_url: None, data_dir, demo: true };
+            let config = events_worker::Config {
+                admin: ANY_PORT,
+                nats,
+                database,
+                data_dir,
+                demo: true,
+                env: Environment::Development,
+            };
             tokio::spawn(events_worker::run(config, signal, stop.clone()))
         }
     };
@@ -346,6 +388,7 @@ async fn start_gateway(url: &str) -> (Worker, gateway::Addresses) {
         nats: NatsSettings::at(url.to_owned()),
         cors_origins: vec!["*".to_owned()],
         header_timeout: 3,
+        env: Environment::Development,
     };
     let signal = move |addresses| {
         let _ = ready.send(addresses);

@@ -5,11 +5,20 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::harness::system::{PASSWORD, signup, unique};
-use crate::harness::{Answer, System};
+use crate::harness::{Answer, Database, System, on_both_databases};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn signup_founds_an_organisation_and_signs_in() {
-    let system = System::start().await;
+on_both_databases!(
+    signup_founds_an_organisation_and_signs_in,
+    racing_signups_make_one_account,
+    bad_signups_name_their_rules,
+    login_says_the_same_for_every_cause,
+    refresh_rotates_and_logout_ends_the_session,
+    invitations_are_for_one_address_one_time_and_by_admins,
+    only_our_own_untouched_tokens_are_accepted,
+);
+
+async fn signup_founds_an_organisation_and_signs_in(database: Database) {
+    let system = System::start_on(database).await;
     let request = signup(json!({ "organizationName": "Größe & Söhne", "email": " Mixed.Case@Example.COM " }));
     let answer = system.post("/auth/signup", "", request.clone()).await.expect(201);
     assert_eq!(
@@ -29,9 +38,8 @@ async fn signup_founds_an_organisation_and_signs_in() {
     assert_eq!(system.post("/auth/signup", "", same).await.expect(409).problem(), "organization-taken");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn racing_signups_make_one_account() {
-    let system = System::start().await;
+async fn racing_signups_make_one_account(database: Database) {
+    let system = System::start_on(database).await;
     let request = signup(json!({ "organizationName": unique("Raced") }));
     let raced = (0..8).map(|_| system.post("/auth/signup", "", request.clone()));
     let mut statuses: Vec<u16> =
@@ -40,9 +48,8 @@ async fn racing_signups_make_one_account() {
     assert_eq!(statuses, [201, 409, 409, 409, 409, 409, 409, 409]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bad_signups_name_their_rules() {
-    let system = System::start().await;
+async fn bad_signups_name_their_rules(database: Database) {
+    let system = System::start_on(database).await;
     let refused = async |more: Value| {
         let answer = system.post("/auth/signup", "", signup(more)).await.expect(422);
         assert!(!answer.text.contains("hunter2"), "{answer:?}");
@@ -69,9 +76,8 @@ async fn bad_signups_name_their_rules() {
     system.post("/auth/signup", "", signup(fits)).await.expect(201);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn login_says_the_same_for_every_cause() {
-    let system = System::start().await;
+async fn login_says_the_same_for_every_cause(database: Database) {
+    let system = System::start_on(database).await;
     let login = async |email: &str, password: &str| {
         system.post("/auth/login", "", json!({ "email": email, "password": password })).await
     };
@@ -90,9 +96,8 @@ async fn login_says_the_same_for_every_cause() {
     assert_eq!(strip(wrong), strip(unknown));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn refresh_rotates_and_logout_ends_the_session() {
-    let system = System::start().await;
+async fn refresh_rotates_and_logout_ends_the_session(database: Database) {
+    let system = System::start_on(database).await;
     let member = system.found_organization().await;
     let refresh =
         async |token: &str| system.post("/auth/refresh", "", json!({ "refreshToken": token })).await;
@@ -107,9 +112,8 @@ async fn refresh_rotates_and_logout_ends_the_session() {
     system.post("/auth/logout", "", json!({ "refreshToken": "made-up" })).await.expect(401);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn invitations_are_for_one_address_one_time_and_by_admins() {
-    let system = System::start().await;
+async fn invitations_are_for_one_address_one_time_and_by_admins(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let moderator = system.add_member(&admin, "MODERATOR").await;
     let invite = json!({ "email": "new@example.com", "role": "USER" });
@@ -134,9 +138,8 @@ async fn invitations_are_for_one_address_one_time_and_by_admins() {
     join("new@example.com").await.expect(422);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_our_own_untouched_tokens_are_accepted() {
-    let system = System::start().await;
+async fn only_our_own_untouched_tokens_are_accepted(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.login("admin@acme.com", "Password123!").await;
     let parts: Vec<&str> = admin.token.split('.').collect();
     let read = |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap();

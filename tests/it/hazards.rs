@@ -226,9 +226,10 @@ async fn a_stream_over_command_subjects_keeps_the_worker_from_starting() {
     let config = events_worker::Config {
         admin: "127.0.0.1:0".parse().unwrap(),
         nats: NatsSettings::at(system.broker.url()),
-        database_url: None,
+        database: database::DatabaseSettings::at(None),
         data_dir: system.directory().to_owned(),
         demo: false,
+        env: shared::settings::Environment::Development,
     };
     let refused = events_worker::run(config, |_| {}, Default::default()).await.unwrap_err();
     assert!(format!("{refused:#}").contains("GREEDY"), "{refused:#}");

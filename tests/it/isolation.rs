@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Member, System};
+use crate::harness::{Database, Member, System, on_both_databases};
+
+on_both_databases!(foreign_invisible_absent_and_malformed_ids_are_the_same_404_everywhere,);
 
 /// Every route and subject that names an event.
 async fn every_way(system: &System, id: &str, member: &Member) -> Vec<(String, u16, String)> {
@@ -32,9 +34,8 @@ async fn every_way(system: &System, id: &str, member: &Member) -> Vec<(String, u
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn foreign_invisible_absent_and_malformed_ids_are_the_same_404_everywhere() {
-    let system = System::start().await;
+async fn foreign_invisible_absent_and_malformed_ids_are_the_same_404_everywhere(database: Database) {
+    let system = System::start_on(database).await;
     let (ours, theirs) = (system.found_organization().await, system.found_organization().await);
     let (user, neighbour) = (system.add_member(&ours, "USER").await, system.add_member(&ours, "USER").await);
     let foreign_approved = system.event_at("APPROVED", &theirs, &theirs).await;

@@ -5,7 +5,14 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::harness::system::event;
-use crate::harness::{Answer, Member, System};
+use crate::harness::{Answer, Database, Member, System, on_both_databases};
+
+on_both_databases!(
+    filters_search_and_sorts,
+    users_see_their_own_and_what_is_approved,
+    a_cursor_walk_shows_each_row_once_while_rows_are_inserted,
+    pages_say_where_they_stand,
+);
 
 async fn create(system: &System, member: &Member, title: &str, start: &str) -> String {
     let mut body = event(title);
@@ -23,9 +30,8 @@ fn titles(answer: &Answer) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn filters_search_and_sorts() {
-    let system = System::start().await;
+async fn filters_search_and_sorts(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let user = system.add_member(&admin, "USER").await;
     create(&system, &user, "Über Größe", "2026-03-01T00:00:00Z").await;
@@ -84,9 +90,8 @@ async fn filters_search_and_sorts() {
     assert_eq!(titles(&list("search=gamma").await), [""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn users_see_their_own_and_what_is_approved() {
-    let system = System::start().await;
+async fn users_see_their_own_and_what_is_approved(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let (user, other) = (system.add_member(&admin, "USER").await, system.add_member(&admin, "USER").await);
     let mut visible = HashSet::new();
@@ -116,9 +121,8 @@ async fn users_see_their_own_and_what_is_approved() {
     assert_eq!(all.body["meta"]["total"], 8);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_walk_shows_each_row_once_while_rows_are_inserted() {
-    let system = System::start().await;
+async fn a_cursor_walk_shows_each_row_once_while_rows_are_inserted(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let user = system.add_member(&admin, "USER").await;
     // Ties on every sort column: five titles and dates shared by forty events.
@@ -162,9 +166,8 @@ async fn a_cursor_walk_shows_each_row_once_while_rows_are_inserted() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pages_say_where_they_stand() {
-    let system = System::start().await;
+async fn pages_say_where_they_stand(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     for number in 0..5 {
         create(&system, &admin, &format!("Title {number}"), "2026-01-01T00:00:00Z").await;

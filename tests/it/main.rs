@@ -12,14 +12,16 @@
 mod harness;
 
 mod accounts;
+mod auth_store;
 mod bad_input;
 mod documents;
 mod edge;
+mod event_store;
 mod hazards;
 mod isolation;
 mod listing;
 mod messages;
 mod moderation;
 mod permissions;
+mod postgres;
 mod runner;
-mod stores;

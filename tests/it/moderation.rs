@@ -2,11 +2,18 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{System, system::event};
+use crate::harness::{Database, System, on_both_databases, system::event};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_event_is_edited_submitted_again_and_approved() {
-    let system = System::start().await;
+on_both_databases!(
+    a_rejected_event_is_edited_submitted_again_and_approved,
+    an_edit_sends_an_approved_event_back_unless_an_admin_or_nothing_changes_it,
+    of_approve_and_reject_raced_exactly_one_wins_a_hundred_times,
+    versions_guard_changes_and_spare_readers,
+    dates_are_judged_as_they_will_be_stored,
+);
+
+async fn a_rejected_event_is_edited_submitted_again_and_approved(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let (user, moderator) =
         (system.add_member(&admin, "USER").await, system.add_member(&admin, "MODERATOR").await);
@@ -39,9 +46,8 @@ async fn a_rejected_event_is_edited_submitted_again_and_approved() {
     assert_eq!(history.body["data"][5]["reason"], Value::Null);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_edit_sends_an_approved_event_back_unless_an_admin_or_nothing_changes_it() {
-    let system = System::start().await;
+async fn an_edit_sends_an_approved_event_back_unless_an_admin_or_nothing_changes_it(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let user = system.add_member(&admin, "USER").await;
     let id = system.event_at("APPROVED", &user, &admin).await;
@@ -56,9 +62,8 @@ async fn an_edit_sends_an_approved_event_back_unless_an_admin_or_nothing_changes
     assert_eq!(status(&user.token, json!({ "location": null })).await, ("SUBMITTED".to_owned(), 5));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_approve_and_reject_raced_exactly_one_wins_a_hundred_times() {
-    let system = System::start().await;
+async fn of_approve_and_reject_raced_exactly_one_wins_a_hundred_times(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let (user, moderator) =
         (system.add_member(&admin, "USER").await, system.add_member(&admin, "MODERATOR").await);
@@ -81,9 +86,8 @@ async fn of_approve_and_reject_raced_exactly_one_wins_a_hundred_times() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn versions_guard_changes_and_spare_readers() {
-    let system = System::start().await;
+async fn versions_guard_changes_and_spare_readers(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let created = system.post("/events", &admin.token, event("Versions")).await.expect(201);
     assert_eq!(created.header("etag"), "\"1\"");
@@ -110,9 +114,8 @@ async fn versions_guard_changes_and_spare_readers() {
     system.get(&path, &admin.token).await.expect(404);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn dates_are_judged_as_they_will_be_stored() {
-    let system = System::start().await;
+async fn dates_are_judged_as_they_will_be_stored(database: Database) {
+    let system = System::start_on(database).await;
     let admin = system.found_organization().await;
     let id = system.draft(&admin).await;
     let path = format!("/events/{id}");

@@ -21,16 +21,15 @@ impl Handle<Invite> for Auth {
         aws_lc_rs::rand::fill(&mut random).map_err(|error| Failure::internal(&error))?;
         let invitation = Secret::new(URL_SAFE_NO_PAD.encode(random));
         let expires_at = cx.now.plus_seconds(INVITATION_SECONDS);
-        self.store
-            .create_invitation(NewInvitation {
-                token_hash: token_hash(&invitation),
-                organization_id: principal.organization_id,
-                email: request.email,
-                role: request.role,
-                created_by: principal.user_id,
-                expires_at,
-            })
-            .await?;
+        let new = NewInvitation {
+            token_hash: token_hash(&invitation),
+            organization_id: principal.organization_id,
+            email: request.email,
+            role: request.role,
+            created_by: principal.user_id,
+            expires_at,
+        };
+        self.store.create_invitation(new, cx.deadline).await?;
         tracing::info!(by = %principal.user_id, role = request.role.as_str(), "invited somebody");
         Ok(Invitation { invitation, expires_at })
     }

@@ -17,10 +17,10 @@ impl Handle<Login> for Auth {
         };
         if verified.outdated {
             let fresh = self.hasher.hash(request.password).await.map_err(hasher_failure)?;
-            self.store.replace_password_hash(user.id, &stored, &fresh).await?;
+            self.store.replace_password_hash(user.id, &stored, &fresh, cx.deadline).await?;
         }
         let session = new_session(user.id, cx.now);
-        self.store.open_session(session).await?;
+        self.store.open_session(session, cx.deadline).await?;
         tracing::info!(user_id = %user.id, "signed in");
         self.signed_in(user, &session, cx.now)
     }

@@ -6,16 +6,12 @@ use shared::contract::{Context, Failure, Handle, NoContent};
 use super::Auth;
 
 impl Handle<Logout> for Auth {
-    async fn handle(
-        &self,
-        _cx: &Context,
-        request: LogoutRequest,
-    ) -> Result<NoContent, Failure<RefreshError>> {
+    async fn handle(&self, cx: &Context, request: LogoutRequest) -> Result<NoContent, Failure<RefreshError>> {
         let token = self
             .issuer
             .read_refresh_token(&request.refresh_token)
             .ok_or(Failure::Refused(RefreshError::InvalidToken))?;
-        self.store.close_session(token.session_id).await?;
+        self.store.close_session(token.session_id, cx.deadline).await?;
         Ok(NoContent {})
     }
 }

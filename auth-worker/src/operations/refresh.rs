@@ -14,7 +14,7 @@ impl Handle<Refresh> for Auth {
         if over || token.counter != session.counter {
             return Err(refused());
         }
-        if !self.store.rotate_session(session.id, token.counter, cx.now).await? {
+        if !self.store.rotate_session(session.id, token.counter, cx.now, cx.deadline).await? {
             return Err(refused());
         }
         session.counter += 1;

@@ -41,12 +41,13 @@ impl Handle<Signup> for Auth {
             last_name: request.last_name,
             now: cx.now,
         };
-        let user = self.store.create_account(account, session).await.map_err(|error| match error {
-            CreateAccountError::EmailTaken => Failure::Refused(SignupError::EmailTaken),
-            CreateAccountError::OrganizationTaken => Failure::Refused(SignupError::OrganizationTaken),
-            CreateAccountError::InvalidInvitation => Failure::Refused(SignupError::InvalidInvitation),
-            CreateAccountError::Store(error) => error.into(),
-        })?;
+        let user =
+            self.store.create_account(account, session, cx.deadline).await.map_err(|error| match error {
+                CreateAccountError::EmailTaken => Failure::Refused(SignupError::EmailTaken),
+                CreateAccountError::OrganizationTaken => Failure::Refused(SignupError::OrganizationTaken),
+                CreateAccountError::InvalidInvitation => Failure::Refused(SignupError::InvalidInvitation),
+                CreateAccountError::Store(error) => error.into(),
+            })?;
         tracing::info!(user_id = %user.id, organization_id = %user.organization_id, "signed up");
         self.signed_in(user, &session, cx.now)
     }

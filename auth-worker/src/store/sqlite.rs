@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use database::{OpenError, Sqlite, StoreError};
+use database::{OpenError, Sqlite, StoreError, StoredTime};
 use shared::contract::Timestamp;
-use shared::contract::auth::{Account, Email, Organization, OrganizationId, Role, SessionId, User, UserId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
-use uuid::Uuid;
+use shared::contract::auth::{Account, Email, Organization, Role, SessionId, User, UserId};
+use sqlx::SqliteConnection;
+use tokio::time::Instant;
 
+use super::rows::{AccountRow, CredentialsRow, GrantRow, SessionRow};
 use super::{AuthStore, CreateAccountError, Membership, NewAccount, NewInvitation, SeedUser, Session};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
@@ -36,6 +36,14 @@ const INSERT_ORGANIZATION: &str =
 const INSERT_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
      role, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
+/// Of several workers that start at once, the first writes the demo data.
+const SEED_ORGANIZATION: &str =
+    "INSERT INTO organizations (id, name, slug, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";
+
+const SEED_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
+     role, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
+     ON CONFLICT DO NOTHING";
+
 const EMAIL_EXISTS: &str = "SELECT 1 FROM users WHERE email = ?";
 
 const INSERT_SESSION: &str = "INSERT INTO sessions (id, user_id, counter, created_at, rotated_at, expires_at) \
@@ -52,7 +60,7 @@ const SELECT_ACCOUNT: &str = "SELECT u.id, u.organization_id, u.email, u.first_n
      FROM users u JOIN organizations o ON o.id = u.organization_id WHERE u.id = ?";
 
 const SELECT_SESSION: &str = "SELECT u.id, u.organization_id, u.email, u.first_name, u.last_name, u.role, \
-     u.created_at, u.updated_at, s.counter, s.rotated_at, s.expires_at \
+     u.created_at, u.updated_at, s.id AS session_id, s.counter, s.rotated_at, s.expires_at \
      FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = ?";
 
 const ROTATE_SESSION: &str =
@@ -71,25 +79,25 @@ impl AuthStore for SqliteAuthStore {
         &self,
         account: NewAccount,
         session: Session,
+        _deadline: Instant,
     ) -> Result<User, CreateAccountError> {
         let mut transaction = self.database.begin().await?;
         let (organization_id, role) = match &account.membership {
             Membership::Founder(organization) => {
-                insert_organization(&mut transaction, organization, account.now)
+                insert_organization(&mut transaction, INSERT_ORGANIZATION, organization, account.now)
                     .await
                     .map_err(|error| taken(error, CreateAccountError::OrganizationTaken))?;
                 (organization.id, Role::Admin)
             }
             Membership::Invited(token_hash) => {
-                let used = sqlx::query(USE_INVITATION)
-                    .bind(account.now.unix_millis())
+                let grant = sqlx::query_as::<_, GrantRow>(USE_INVITATION)
+                    .bind(StoredTime(account.now))
                     .bind(token_hash.as_slice())
                     .bind(account.email.as_str())
                     .fetch_optional(&mut *transaction)
                     .await
-                    .map_err(StoreError::from)?
-                    .ok_or(CreateAccountError::InvalidInvitation)?;
-                (organization_id(&used)?, role(&used)?)
+                    .map_err(StoreError::from)?;
+                grant.ok_or(CreateAccountError::InvalidInvitation)?.try_into()?
             }
         };
         let user = User {
@@ -102,37 +110,37 @@ impl AuthStore for SqliteAuthStore {
             created_at: account.now,
             updated_at: account.now,
         };
-        insert_user(&mut transaction, &user, &account.password_hash)
+        insert_user(&mut transaction, INSERT_USER, &user, &account.password_hash)
             .await
             .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
         insert_session(&mut transaction, &session).await?;
-        transaction.commit().await.map_err(StoreError::Commit)?;
+        transaction.commit().await.map_err(StoreError::commit)?;
         Ok(user)
     }
 
     async fn credentials(&self, email: &Email) -> Result<Option<(User, String)>, StoreError> {
-        let row = sqlx::query(SELECT_CREDENTIALS)
+        let row = sqlx::query_as::<_, CredentialsRow>(SELECT_CREDENTIALS)
             .bind(email.as_str())
             .fetch_optional(self.database.readers())
             .await?;
-        row.map(|row| Ok((user(&row)?, row.try_get("password_hash")?))).transpose()
+        row.map(CredentialsRow::try_into).transpose()
     }
 
     async fn account(&self, id: UserId) -> Result<Option<Account>, StoreError> {
-        let row = sqlx::query(SELECT_ACCOUNT).bind(id.0).fetch_optional(self.database.readers()).await?;
-        row.map(|row| {
-            let user = user(&row)?;
-            let organization = Organization {
-                id: user.organization_id,
-                name: row.try_get("name")?,
-                slug: row.try_get("slug")?,
-            };
-            Ok(Account { user, organization })
-        })
-        .transpose()
+        let row = sqlx::query_as::<_, AccountRow>(SELECT_ACCOUNT)
+            .bind(id.0)
+            .fetch_optional(self.database.readers())
+            .await?;
+        row.map(AccountRow::try_into).transpose()
     }
 
-    async fn replace_password_hash(&self, user: UserId, old: &str, new: &str) -> Result<(), StoreError> {
+    async fn replace_password_hash(
+        &self,
+        user: UserId,
+        old: &str,
+        new: &str,
+        _deadline: Instant,
+    ) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         sqlx::query("UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?")
             .bind(new)
@@ -140,47 +148,45 @@ impl AuthStore for SqliteAuthStore {
             .bind(old)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::Commit)
+        transaction.commit().await.map_err(StoreError::commit)
     }
 
-    async fn open_session(&self, session: Session) -> Result<(), StoreError> {
+    async fn open_session(&self, session: Session, _deadline: Instant) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         insert_session(&mut transaction, &session).await?;
-        transaction.commit().await.map_err(StoreError::Commit)
+        transaction.commit().await.map_err(StoreError::commit)
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
-        let row = sqlx::query(SELECT_SESSION).bind(id.0).fetch_optional(self.database.readers()).await?;
-        row.map(|row| {
-            let user = user(&row)?;
-            let session = Session {
-                id,
-                user_id: user.id,
-                counter: row.try_get("counter")?,
-                rotated_at: time(&row, "rotated_at")?,
-                expires_at: time(&row, "expires_at")?,
-            };
-            Ok((session, user))
-        })
-        .transpose()
+        let row = sqlx::query_as::<_, SessionRow>(SELECT_SESSION)
+            .bind(id.0)
+            .fetch_optional(self.database.readers())
+            .await?;
+        row.map(SessionRow::try_into).transpose()
     }
 
-    async fn rotate_session(&self, id: SessionId, counter: u32, now: Timestamp) -> Result<bool, StoreError> {
+    async fn rotate_session(
+        &self,
+        id: SessionId,
+        counter: u32,
+        now: Timestamp,
+        _deadline: Instant,
+    ) -> Result<bool, StoreError> {
         let mut transaction = self.database.begin().await?;
         let rotated = sqlx::query(ROTATE_SESSION)
-            .bind(now.unix_millis())
+            .bind(StoredTime(now))
             .bind(id.0)
             .bind(counter)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::Commit)?;
+        transaction.commit().await.map_err(StoreError::commit)?;
         Ok(rotated.rows_affected() == 1)
     }
 
-    async fn close_session(&self, id: SessionId) -> Result<(), StoreError> {
+    async fn close_session(&self, id: SessionId, _deadline: Instant) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.0).execute(&mut *transaction).await?;
-        transaction.commit().await.map_err(StoreError::Commit)
+        transaction.commit().await.map_err(StoreError::commit)
     }
 
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
@@ -189,7 +195,11 @@ impl AuthStore for SqliteAuthStore {
         Ok(row.is_some())
     }
 
-    async fn create_invitation(&self, invitation: NewInvitation) -> Result<(), StoreError> {
+    async fn create_invitation(
+        &self,
+        invitation: NewInvitation,
+        _deadline: Instant,
+    ) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         sqlx::query(INSERT_INVITATION)
             .bind(invitation.token_hash.as_slice())
@@ -197,10 +207,10 @@ impl AuthStore for SqliteAuthStore {
             .bind(invitation.email.as_str())
             .bind(invitation.role.as_str())
             .bind(invitation.created_by.0)
-            .bind(invitation.expires_at.unix_millis())
+            .bind(StoredTime(invitation.expires_at))
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::Commit)
+        transaction.commit().await.map_err(StoreError::commit)
     }
 
     async fn seed(
@@ -208,38 +218,37 @@ impl AuthStore for SqliteAuthStore {
         organizations: &[Organization],
         users: &[SeedUser],
         now: Timestamp,
+        _deadline: Instant,
     ) -> Result<(), StoreError> {
         let mut transaction = self.database.begin().await?;
         for organization in organizations {
-            let known = sqlx::query("SELECT 1 FROM organizations WHERE slug = ?").bind(&organization.slug);
-            if known.fetch_optional(&mut *transaction).await?.is_none() {
-                insert_organization(&mut transaction, organization, now).await?;
-            }
+            insert_organization(&mut transaction, SEED_ORGANIZATION, organization, now).await?;
         }
         for seeded in users {
-            let known = sqlx::query(EMAIL_EXISTS).bind(seeded.user.email.as_str());
-            let home =
-                sqlx::query("SELECT 1 FROM organizations WHERE id = ?").bind(seeded.user.organization_id.0);
-            let unknown = known.fetch_optional(&mut *transaction).await?.is_none();
+            let home = sqlx::query("SELECT 1 FROM organizations WHERE id = ?")
+                .bind(seeded.user.organization_id.0)
+                .fetch_optional(&mut *transaction)
+                .await?;
             // Somebody may have founded an organisation of the same name: then the demo has no home.
-            if unknown && home.fetch_optional(&mut *transaction).await?.is_some() {
-                insert_user(&mut transaction, &seeded.user, &seeded.password_hash).await?;
+            if home.is_some() {
+                insert_user(&mut transaction, SEED_USER, &seeded.user, &seeded.password_hash).await?;
             }
         }
-        transaction.commit().await.map_err(StoreError::Commit)
+        transaction.commit().await.map_err(StoreError::commit)
     }
 }
 
 async fn insert_organization(
     connection: &mut SqliteConnection,
+    statement: &'static str,
     organization: &Organization,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(INSERT_ORGANIZATION)
+    sqlx::query(statement)
         .bind(organization.id.0)
         .bind(&organization.name)
         .bind(&organization.slug)
-        .bind(now.unix_millis())
+        .bind(StoredTime(now))
         .execute(connection)
         .await?;
     Ok(())
@@ -247,10 +256,11 @@ async fn insert_organization(
 
 async fn insert_user(
     connection: &mut SqliteConnection,
+    statement: &'static str,
     user: &User,
     password_hash: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(INSERT_USER)
+    sqlx::query(statement)
         .bind(user.id.0)
         .bind(user.organization_id.0)
         .bind(user.email.as_str())
@@ -258,8 +268,8 @@ async fn insert_user(
         .bind(&user.first_name)
         .bind(&user.last_name)
         .bind(user.role.as_str())
-        .bind(user.created_at.unix_millis())
-        .bind(user.updated_at.unix_millis())
+        .bind(StoredTime(user.created_at))
+        .bind(StoredTime(user.updated_at))
         .execute(connection)
         .await?;
     Ok(())
@@ -268,16 +278,16 @@ async fn insert_user(
 /// Also removes a few sessions that are over, so that the table stays as large as its use.
 async fn insert_session(connection: &mut SqliteConnection, session: &Session) -> Result<(), StoreError> {
     sqlx::query(DELETE_EXPIRED_SESSIONS)
-        .bind(session.rotated_at.unix_millis())
+        .bind(StoredTime(session.rotated_at))
         .execute(&mut *connection)
         .await?;
     sqlx::query(INSERT_SESSION)
         .bind(session.id.0)
         .bind(session.user_id.0)
         .bind(session.counter)
-        .bind(session.rotated_at.unix_millis())
-        .bind(session.rotated_at.unix_millis())
-        .bind(session.expires_at.unix_millis())
+        .bind(StoredTime(session.rotated_at))
+        .bind(StoredTime(session.rotated_at))
+        .bind(StoredTime(session.expires_at))
         .execute(connection)
         .await?;
     Ok(())
@@ -289,30 +299,4 @@ fn taken(error: sqlx::Error, refusal: CreateAccountError) -> CreateAccountError 
         Some(database) if database.is_unique_violation() => refusal,
         _ => CreateAccountError::Store(error.into()),
     }
-}
-
-fn user(row: &SqliteRow) -> Result<User, StoreError> {
-    let email: String = row.try_get("email")?;
-    Ok(User {
-        id: UserId(row.try_get::<Uuid, _>("id")?),
-        email: Email::parse(&email).ok_or(StoreError::UnknownValue("email"))?,
-        first_name: row.try_get("first_name")?,
-        last_name: row.try_get("last_name")?,
-        role: role(row)?,
-        organization_id: organization_id(row)?,
-        created_at: time(row, "created_at")?,
-        updated_at: time(row, "updated_at")?,
-    })
-}
-
-fn organization_id(row: &SqliteRow) -> Result<OrganizationId, StoreError> {
-    Ok(OrganizationId(row.try_get::<Uuid, _>("organization_id")?))
-}
-
-fn role(row: &SqliteRow) -> Result<Role, StoreError> {
-    row.try_get::<&str, _>("role")?.parse().map_err(|_| StoreError::UnknownValue("role"))
-}
-
-fn time(row: &SqliteRow, column: &str) -> Result<Timestamp, StoreError> {
-    Timestamp::from_unix_millis(row.try_get(column)?).ok_or(StoreError::UnknownValue("time"))
 }

@@ -26,14 +26,18 @@ impl Handle<Create> for Events {
             updated_at: cx.now,
             version: 1,
         };
-        let mut transaction = self.store.begin().await?;
-        if !transaction.insert(&event).await? {
-            return Err(Failure::internal(&"a new event id exists already"));
-        }
-        record(&mut *transaction, cx, principal.user_id, HistoryAction::Created, &event, None, Some(&event))
-            .await?;
-        transaction.commit().await?;
+        let event = &event;
+        self.attempt(|| async move {
+            let mut transaction = self.store.begin(cx.deadline).await?;
+            if !transaction.insert(event).await? {
+                return Err(Failure::internal(&"a new event id exists already").into());
+            }
+            let (actor, created) = (principal.user_id, HistoryAction::Created);
+            record(&mut *transaction, cx, actor, created, event, None, Some(event)).await?;
+            Ok(transaction.commit().await?)
+        })
+        .await?;
         tracing::info!(event_id = %event.id, "created event");
-        Ok(event)
+        Ok(event.clone())
     }
 }

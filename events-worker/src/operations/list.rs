@@ -38,7 +38,7 @@ impl Handle<List> for Events {
             limit,
             begin,
         };
-        let listing = self.store.list(&query).await?;
+        let listing = self.store.list(&query, cx.deadline).await?;
         let last = listing.events.last().filter(|_| listing.has_next);
         let meta = PageMeta {
             page,

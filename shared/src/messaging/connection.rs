@@ -67,7 +67,7 @@ impl Connection {
         if let Some(path) = &settings.ca {
             options = options.add_root_certificates(path.clone()).require_tls(true);
         }
-        let client = options.connect(settings.url()).await?;
+        let client = options.connect(settings.urls().collect::<Vec<_>>()).await?;
         // Fails only when the callback is gone, and the client holds it.
         let _ = connected.wait_for(|up| *up).await;
         Ok(Self { client, losses })

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::kv::Store;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::provision::{KEYS_BUCKET, ensure_buckets, jetstream};
-use super::{Connection, ProvisionError};
+use super::Connection;
+use super::provision::{KEYS_BUCKET, jetstream};
 use crate::identity::PublicKeys;
 
 const JWKS: &str = "jwks";
@@ -27,13 +28,10 @@ pub struct KeyDirectory {
 
 /// Why the directory could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyDirectoryError {
+enum KeyDirectoryError {
     /// The bucket is missing or cannot be reached.
     #[error("the bucket of public keys cannot be reached: {0}")]
     Bucket(#[from] async_nats::jetstream::context::KeyValueError),
-    /// The bucket is missing and could not be made.
-    #[error(transparent)]
-    Provision(#[from] ProvisionError),
     /// The entry could not be read.
     #[error("the public keys cannot be read: {0}")]
     Read(#[from] async_nats::jetstream::kv::EntryError),
@@ -52,12 +50,8 @@ impl KeyDirectory {
         Ok(jetstream(&self.connection).get_key_value(KEYS_BUCKET).await?)
     }
 
-    /// Makes `document` the published one, unless it is already. Creates the bucket when it is gone.
-    ///
-    /// # Errors
-    /// [`KeyDirectoryError`].
-    pub async fn publish(&self, document: &str, replicas: usize) -> Result<(), KeyDirectoryError> {
-        ensure_buckets(&self.connection, replicas).await?;
+    /// Makes `document` the published one, unless it is already.
+    async fn publish(&self, document: &str) -> Result<(), KeyDirectoryError> {
         let bucket = self.bucket().await?;
         if bucket.get(JWKS).await?.is_none_or(|published| published != document.as_bytes()) {
             bucket.put(JWKS, document.to_owned().into()).await?;
@@ -66,17 +60,28 @@ impl KeyDirectory {
         Ok(())
     }
 
-    /// Publishes `document` again whenever it is lost, until `shutdown`.
-    pub async fn keep_published(&self, document: &str, replicas: usize, shutdown: CancellationToken) {
+    /// Publishes `document`, and again whenever it is lost, until `shutdown`. Tells `published` each time
+    /// it is there.
+    pub async fn keep_published(&self, document: &str, published: &Notify, shutdown: CancellationToken) {
+        let mut interval = INTERVAL_WHILE_UNKNOWN;
+        let mut complained = false;
         loop {
+            if self.connection.is_connected() {
+                match self.publish(document).await {
+                    Ok(()) => {
+                        published.notify_one();
+                        (interval, complained) = (INTERVAL, false);
+                    }
+                    Err(error) if !complained => {
+                        tracing::warn!(%error, "cannot publish the public keys; has `eventboard provision` run?");
+                        complained = true;
+                    }
+                    Err(_) => {}
+                }
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
-            }
-            if self.connection.is_connected()
-                && let Err(error) = self.publish(document, replicas).await
-            {
-                tracing::warn!(%error, "could not check the published keys");
+                () = tokio::time::sleep(interval) => {}
             }
         }
     }

@@ -13,6 +13,6 @@ const HEADER_ALLOWANCE: usize = 8 * 1024;
 
 pub use caller::{Call, CallError, Caller, Reply};
 pub use connection::{ConnectError, Connection};
-pub use key_directory::{KeyDirectory, KeyDirectoryError};
+pub use key_directory::KeyDirectory;
 pub use provision::{ProvisionError, provision};
 pub use server::{ServeError, Server};

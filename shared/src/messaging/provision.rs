@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateKeyValueError, GetStreamByNameErrorKind};
+use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::{self, kv, stream};
 
 use super::Connection;
@@ -30,9 +30,9 @@ pub enum ProvisionError {
     /// The streams could not be listed.
     #[error("cannot ask JetStream for its streams: {0}")]
     Streams(String),
-    /// A bucket could not be created.
-    #[error("cannot create the bucket {0}: {1}")]
-    Bucket(&'static str, #[source] CreateKeyValueError),
+    /// A bucket could not be created or changed.
+    #[error("cannot create or change the bucket {0}: {1}")]
+    Bucket(String, String),
 }
 
 /// JetStream over `connection`.
@@ -42,23 +42,14 @@ pub(super) fn jetstream(connection: &Connection) -> jetstream::Context {
     context
 }
 
-/// Creates every bucket that is missing; what exists is left as it is. Refuses a broker whose streams
-/// would answer requests in the workers' place.
+/// Creates every bucket that is missing, and brings the others to as many `replicas`. Refuses a broker
+/// whose streams would answer requests in the workers' place.
 ///
 /// # Errors
 /// [`ProvisionError`].
 pub async fn provision(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
     for service in [auth::SERVICE, events::SERVICE] {
         assert_commands_uncovered(connection, service).await?;
-    }
-    ensure_buckets(connection, replicas).await
-}
-
-/// Creates every bucket that is missing.
-pub(super) async fn ensure_buckets(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
-    let jetstream = jetstream(connection);
-    if jetstream.get_key_value(KEYS_BUCKET).await.is_ok() {
-        return Ok(());
     }
     let bucket = kv::Config {
         bucket: KEYS_BUCKET.to_owned(),
@@ -68,12 +59,30 @@ pub(super) async fn ensure_buckets(connection: &Connection, replicas: usize) -> 
         num_replicas: replicas,
         ..kv::Config::default()
     };
-    match jetstream.create_key_value(bucket).await {
-        Ok(_) => Ok(()),
-        // Another process was faster.
-        Err(_) if jetstream.get_key_value(KEYS_BUCKET).await.is_ok() => Ok(()),
-        Err(error) => Err(ProvisionError::Bucket(KEYS_BUCKET, error)),
+    ensure_bucket(&jetstream(connection), bucket).await
+}
+
+async fn ensure_bucket(jetstream: &jetstream::Context, bucket: kv::Config) -> Result<(), ProvisionError> {
+    let (name, replicas) = (bucket.bucket.clone(), bucket.num_replicas);
+    let failed = |error: &dyn std::error::Error| ProvisionError::Bucket(name.clone(), error.to_string());
+    let existing = match jetstream.get_key_value(&name).await {
+        Ok(existing) => existing,
+        Err(_) => match jetstream.create_key_value(bucket).await {
+            Ok(_) => {
+                tracing::info!(bucket = name, replicas, "created");
+                return Ok(());
+            }
+            // Another process may have been faster.
+            Err(error) => jetstream.get_key_value(&name).await.map_err(|_| failed(&error))?,
+        },
+    };
+    let mut config = existing.stream.cached_info().config.clone();
+    if config.num_replicas != replicas {
+        let before = std::mem::replace(&mut config.num_replicas, replicas);
+        jetstream.update_stream(config).await.map_err(|error| failed(&error))?;
+        tracing::info!(bucket = name, before, replicas, "changed the number of replicas");
     }
+    Ok(())
 }
 
 /// Refuses to serve `service` while a stream covers its subjects.

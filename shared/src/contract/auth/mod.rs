@@ -197,7 +197,7 @@ impl PartialSchema for Secret {
 impl ToSchema for Secret {}
 
 /// A user as shown to themselves and to their administrators.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct User {
     /// The user's id.

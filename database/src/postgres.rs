@@ -1,0 +1,121 @@
+//! Postgres as the database of a team: a bounded pool, and statements that end when their caller does.
+
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgPool, Transaction};
+use tokio::time::Instant;
+
+use crate::{OpenError, StoreError};
+
+/// How long a request may wait for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was idle for longer is tried before it is used: the server may have restarted.
+const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
+/// Connections are replaced after this long, so that failed-over servers are left behind.
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// Before the first connection is tried again while the server is not up.
+const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// What every connection is set to, whatever the server's defaults.
+const SESSION: [(&str, &str); 4] = [
+    // Look-ups by key, outside transactions: no operation that makes one has longer.
+    ("statement_timeout", "5s"),
+    // A worker that was stopped half way must not hold its locks for ever.
+    ("idle_in_transaction_session_timeout", "15s"),
+    ("timezone", "UTC"),
+    ("client_encoding", "UTF8"),
+];
+
+/// An open Postgres database. Cloning shares its connections.
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    pool: PgPool,
+}
+
+impl Postgres {
+    /// Connects and brings the schema up to date. Waits for a server that is not up yet; several
+    /// processes may do so at once.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(
+        options: PgConnectOptions,
+        connections: u32,
+        migrations: &Migrator,
+    ) -> Result<Self, OpenError> {
+        // Migrations may take longer than any request: they get a connection without a timeout.
+        let migrating = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
+        let migrating = migrating.connect_lazy_with(options.clone());
+        loop {
+            match migrating.acquire().await.map_err(StoreError::from) {
+                Ok(_) => break,
+                Err(StoreError::Unavailable(error)) => {
+                    tracing::warn!(%error, "waiting for Postgres");
+                    tokio::time::sleep(CONNECT_RETRY_DELAY).await;
+                }
+                Err(error) => return Err(OpenError::Refused(error)),
+            }
+        }
+        migrations.run(&migrating).await?;
+        migrating.close().await;
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .max_lifetime(MAX_LIFETIME)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > TRUSTED_IDLE_TIME {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(options.options(SESSION));
+        Ok(Self { pool })
+    }
+
+    /// Connections for single look-ups by key.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Begins a transaction whose statements the server gives up at `deadline`. Dropping it undoes it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::Unavailable`] when the deadline has passed.
+    pub async fn begin(&self, deadline: Instant) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        self.begin_as("BEGIN ISOLATION LEVEL READ COMMITTED", deadline).await
+    }
+
+    /// Begins a transaction that reads one state of the database, whatever is committed meanwhile.
+    ///
+    /// The statements are planned for their values: which index serves a search depends on the term.
+    ///
+    /// # Errors
+    /// As [`Postgres::begin`].
+    pub async fn begin_reading(
+        &self,
+        deadline: Instant,
+    ) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        let begin =
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
+        self.begin_as(begin, deadline).await
+    }
+
+    async fn begin_as(
+        &self,
+        begin: &str,
+        deadline: Instant,
+    ) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        let remaining = deadline.saturating_duration_since(Instant::now()).as_millis();
+        if remaining == 0 {
+            return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
+        }
+        // One round trip; nothing but a number is put into the text.
+        let statement = format!("{begin}; SET LOCAL statement_timeout = {remaining}");
+        Ok(self.pool.begin_with(AssertSqlSafe(statement)).await?)
+    }
+}

@@ -1,0 +1,205 @@
+//! The event store on Postgres.
+
+use async_trait::async_trait;
+use database::{OpenError, Postgres, StoreError, StoredTime};
+use shared::contract::auth::OrganizationId;
+use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
+use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::{Arguments, AssertSqlSafe, PgConnection, Transaction};
+use tokio::time::Instant;
+
+use super::listing::{Dialect, Statement, Value, listing};
+use super::rows::{EventRow, HistoryRow};
+use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
+
+/// Events in a Postgres database.
+#[derive(Debug, Clone)]
+pub struct PostgresEventStore {
+    database: Postgres,
+}
+
+impl PostgresEventStore {
+    /// Connects, with at most `connections` at once, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(options: PgConnectOptions, connections: u32) -> Result<Self, OpenError> {
+        Ok(Self { database: Postgres::open(options, connections, &MIGRATIONS).await? })
+    }
+}
+
+const SELECT_EVENT: &str = "SELECT id, organization_id, created_by_id, title, description, location, start_date, \
+     end_date, status, rejection_reason, created_at, updated_at, version \
+     FROM events WHERE id = $1 AND organization_id = $2";
+
+const INSERT_EVENT: &str = "INSERT INTO events (id, organization_id, created_by_id, title, description, location, \
+     start_date, end_date, status, rejection_reason, created_at, updated_at, version, search_text) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (id) DO NOTHING";
+
+const UPDATE_EVENT: &str = "UPDATE events SET title = $1, description = $2, location = $3, start_date = $4, \
+     end_date = $5, status = $6, rejection_reason = $7, updated_at = $8, version = $9, search_text = $10 \
+     WHERE id = $11 AND organization_id = $12 AND status = $13 AND version = $14";
+
+const DELETE_EVENT: &str =
+    "DELETE FROM events WHERE id = $1 AND organization_id = $2 AND status = $3 AND version = $4";
+
+const INSERT_HISTORY: &str = "INSERT INTO event_history (event_id, organization_id, at, actor_id, action, \
+     from_status, to_status, reason, correlation_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+const SELECT_HISTORY: &str = "SELECT at, actor_id, action, from_status, to_status, reason, correlation_id \
+     FROM event_history WHERE organization_id = $1 AND event_id = $2 ORDER BY row";
+
+#[async_trait]
+impl EventStore for PostgresEventStore {
+    async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
+        Ok(Box::new(PostgresEventTransaction { transaction: self.database.begin(deadline).await? }))
+    }
+
+    async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
+        let mut reader = self.database.pool().acquire().await?;
+        find(&mut reader, organization, id).await
+    }
+
+    async fn list(&self, query: &ListQuery, deadline: Instant) -> Result<Listing, StoreError> {
+        let mut reader = self.database.begin_reading(deadline).await?;
+        let (sql, values) = prepared(Statement::page(query, Dialect::Postgres))?;
+        let rows = sqlx::query_as_with::<_, EventRow, _>(sql, values).fetch_all(&mut *reader).await?;
+        let events = rows.into_iter().map(Event::try_from).collect::<Result<Vec<_>, _>>()?;
+        let (sql, values) = prepared(Statement::count(query, Dialect::Postgres))?;
+        let total = sqlx::query_scalar_with(sql, values).fetch_one(&mut *reader).await?;
+        Ok(listing(events, total, query))
+    }
+
+    async fn history(
+        &self,
+        organization: OrganizationId,
+        id: EventId,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        let rows = sqlx::query_as::<_, HistoryRow>(SELECT_HISTORY)
+            .bind(organization.0)
+            .bind(id.0)
+            .fetch_all(self.database.pool())
+            .await?;
+        rows.into_iter().map(HistoryEntry::try_from).collect()
+    }
+}
+
+struct PostgresEventTransaction {
+    transaction: Transaction<'static, sqlx::Postgres>,
+}
+
+#[async_trait]
+impl EventTransaction for PostgresEventTransaction {
+    async fn find(&mut self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
+        find(&mut self.transaction, organization, id).await
+    }
+
+    async fn insert(&mut self, event: &Event) -> Result<bool, StoreError> {
+        let inserted = sqlx::query(INSERT_EVENT)
+            .bind(event.id.0)
+            .bind(event.organization_id.0)
+            .bind(event.created_by_id.0)
+            .bind(&event.title)
+            .bind(&event.description)
+            .bind(&event.location)
+            .bind(StoredTime(event.start_date))
+            .bind(StoredTime(event.end_date))
+            .bind(event.status.as_str())
+            .bind(&event.rejection_reason)
+            .bind(StoredTime(event.created_at))
+            .bind(StoredTime(event.updated_at))
+            .bind(event.version)
+            .bind(search_text(&event.title, &event.description))
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(inserted.rows_affected() == 1)
+    }
+
+    async fn replace(&mut self, next: &Event, status: EventStatus, version: i64) -> Result<bool, StoreError> {
+        let updated = sqlx::query(UPDATE_EVENT)
+            .bind(&next.title)
+            .bind(&next.description)
+            .bind(&next.location)
+            .bind(StoredTime(next.start_date))
+            .bind(StoredTime(next.end_date))
+            .bind(next.status.as_str())
+            .bind(&next.rejection_reason)
+            .bind(StoredTime(next.updated_at))
+            .bind(next.version)
+            .bind(search_text(&next.title, &next.description))
+            .bind(next.id.0)
+            .bind(next.organization_id.0)
+            .bind(status.as_str())
+            .bind(version)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(updated.rows_affected() == 1)
+    }
+
+    async fn remove(&mut self, event: &Event) -> Result<bool, StoreError> {
+        let deleted = sqlx::query(DELETE_EVENT)
+            .bind(event.id.0)
+            .bind(event.organization_id.0)
+            .bind(event.status.as_str())
+            .bind(event.version)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(deleted.rows_affected() == 1)
+    }
+
+    async fn record(
+        &mut self,
+        organization: OrganizationId,
+        id: EventId,
+        entry: &HistoryEntry,
+    ) -> Result<(), StoreError> {
+        sqlx::query(INSERT_HISTORY)
+            .bind(id.0)
+            .bind(organization.0)
+            .bind(StoredTime(entry.at))
+            .bind(entry.actor.0)
+            .bind(entry.action.as_str())
+            .bind(entry.from.map(EventStatus::as_str))
+            .bind(entry.to.map(EventStatus::as_str))
+            .bind(&entry.reason)
+            .bind(&entry.correlation_id)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        self.transaction.commit().await.map_err(StoreError::commit)
+    }
+}
+
+async fn find(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    id: EventId,
+) -> Result<Option<Event>, StoreError> {
+    let row = sqlx::query_as::<_, EventRow>(SELECT_EVENT)
+        .bind(id.0)
+        .bind(organization.0)
+        .fetch_optional(connection)
+        .await?;
+    row.map(Event::try_from).transpose()
+}
+
+/// A statement's text and its values as this database takes them.
+fn prepared(statement: Statement) -> Result<(AssertSqlSafe<String>, PgArguments), StoreError> {
+    let mut arguments = PgArguments::default();
+    for value in statement.values {
+        match value {
+            Value::Id(id) => arguments.add(id),
+            Value::Number(number) => arguments.add(number),
+            Value::Text(text) => arguments.add(text),
+            Value::Time(time) => arguments.add(StoredTime(time)),
+        }
+        .map_err(|error| StoreError::Defect(sqlx::Error::Encode(error)))?;
+    }
+    // Built from literals and placeholders only; what callers sent is among the values.
+    Ok((AssertSqlSafe(statement.sql), arguments))
+}

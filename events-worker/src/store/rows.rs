@@ -1,0 +1,77 @@
+//! Rows as both databases return them, and what they become.
+
+use database::{StoreError, StoredTime};
+use shared::contract::auth::{OrganizationId, UserId};
+use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+#[derive(FromRow)]
+pub(super) struct EventRow {
+    id: Uuid,
+    organization_id: Uuid,
+    created_by_id: Uuid,
+    title: String,
+    description: String,
+    location: Option<String>,
+    start_date: StoredTime,
+    end_date: StoredTime,
+    status: String,
+    rejection_reason: Option<String>,
+    created_at: StoredTime,
+    updated_at: StoredTime,
+    version: i64,
+}
+
+impl TryFrom<EventRow> for Event {
+    type Error = StoreError;
+
+    fn try_from(row: EventRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: EventId(row.id),
+            title: row.title,
+            description: row.description,
+            location: row.location,
+            start_date: row.start_date.0,
+            end_date: row.end_date.0,
+            status: status(&row.status)?,
+            rejection_reason: row.rejection_reason,
+            organization_id: OrganizationId(row.organization_id),
+            created_by_id: UserId(row.created_by_id),
+            created_at: row.created_at.0,
+            updated_at: row.updated_at.0,
+            version: row.version,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct HistoryRow {
+    at: StoredTime,
+    actor_id: Uuid,
+    action: String,
+    from_status: Option<String>,
+    to_status: Option<String>,
+    reason: Option<String>,
+    correlation_id: String,
+}
+
+impl TryFrom<HistoryRow> for HistoryEntry {
+    type Error = StoreError;
+
+    fn try_from(row: HistoryRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            at: row.at.0,
+            actor: UserId(row.actor_id),
+            action: row.action.parse().map_err(|_| StoreError::UnknownValue("action"))?,
+            from: row.from_status.as_deref().map(status).transpose()?,
+            to: row.to_status.as_deref().map(status).transpose()?,
+            reason: row.reason,
+            correlation_id: row.correlation_id,
+        })
+    }
+}
+
+fn status(text: &str) -> Result<EventStatus, StoreError> {
+    text.parse().map_err(|_| StoreError::UnknownValue("status"))
+}

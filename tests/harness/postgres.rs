@@ -1,0 +1,184 @@
+//! A real Postgres server for the suites, with a database of its own for each test.
+
+use std::ffi::OsString;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use eventboard::kept::KeptProcess;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+/// Debian's user `nobody`: Postgres refuses to run as root.
+const UNPRIVILEGED: u32 = 65534;
+
+/// Runs the server. Once it is no longer wanted it is stopped, and its files are removed.
+const SERVE: &str = r#"
+trap 'kill -INT "$server"; unwanted=1' TERM
+"$1/postgres" -D "$2/data" -p "$3" & server=$!
+wait "$server"; wait "$server"
+[ -z "$unwanted" ] || rm -rf "$2"
+"#;
+
+/// Tests end with their process; what a crash loses here, nobody misses.
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+max_connections = 400
+shared_buffers = 32MB
+fsync = off
+full_page_writes = off
+log_min_messages = fatal
+";
+
+/// A running server. Dropping it ends it and removes its files.
+pub struct Postgres {
+    _process: KeptProcess,
+    binaries: PathBuf,
+    directory: PathBuf,
+    port: u16,
+}
+
+impl Postgres {
+    /// The server that all tests of this run share.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    /// Starts a server of the test's own.
+    pub async fn start() -> Self {
+        let binaries = binaries().await;
+        let directory = tempfile::Builder::new()
+            .prefix("eventboard-postgres-")
+            .tempdir()
+            .expect("a temporary directory")
+            .keep();
+        let user = user();
+        chown(&directory, user, user).expect("the directory is handed over");
+        let mut initdb = Command::new(binaries.join("initdb"));
+        initdb.args([
+            "--auth=trust",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ]);
+        initdb.arg("-D").arg(directory.join("data")).current_dir("/").kill_on_drop(true);
+        if let Some(user) = user {
+            initdb.uid(user).gid(user);
+        }
+        let output = initdb.stdin(Stdio::null()).output().await.expect("initdb runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let sockets = format!("unix_socket_directories = '{}'\n", directory.display());
+        append(&directory.join("data/postgresql.conf"), &(SETTINGS.to_owned() + &sockets));
+        // Another process may take the port between choosing and listening.
+        for _ in 0..5 {
+            let port = free_port();
+            if let Some(process) = serve(&binaries, &directory, port).await {
+                return Self { _process: process, binaries, directory, port };
+            }
+        }
+        panic!("Postgres does not start in {}", directory.display());
+    }
+
+    /// Kills the server where it stands.
+    pub fn kill(&self) {
+        let file =
+            std::fs::read_to_string(self.directory.join("data/postmaster.pid")).expect("a running server");
+        let pid = file.lines().next().unwrap().parse().expect("a pid");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the server is killed");
+    }
+
+    /// Starts a server that was killed, where it was.
+    pub async fn start_again(self) -> Self {
+        // The killed server's children take a moment to notice.
+        for _ in 0..20 {
+            if let Some(process) = serve(&self.binaries, &self.directory, self.port).await {
+                return Self { _process: process, ..self };
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("Postgres does not start again");
+    }
+
+    /// The process that serves the one connection which has begun a transaction.
+    pub async fn backend_in_transaction(&self) -> Pid {
+        let mut connection = PgConnection::connect(&self.url("postgres")).await.expect("a connection");
+        let pid = sqlx::query_scalar("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'");
+        Pid::from_raw(pid.fetch_one(&mut connection).await.expect("one such connection"))
+    }
+
+    /// Creates an empty database and returns its URL.
+    pub async fn database(&self) -> SecretString {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut connection = PgConnection::connect(&self.url("postgres")).await.expect("a connection");
+        // The template is copied file by file: nobody may be connected to it meanwhile.
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0")))
+            .execute(&mut connection)
+            .await
+            .expect("a database");
+        SecretString::from(self.url(&name))
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL of a database for its superuser.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+/// Postgres runs as this user; `None` is the one who runs the tests.
+fn user() -> Option<u32> {
+    geteuid().is_root().then_some(UNPRIVILEGED)
+}
+
+/// Runs a server and waits until it takes connections; `None` when it ends instead.
+async fn serve(binaries: &Path, directory: &Path, port: u16) -> Option<KeptProcess> {
+    let serve = ["sh", "-c", SERVE, "eventboard-postgres"].map(OsString::from);
+    let arguments = [binaries.into(), directory.into(), port.to_string().into()];
+    let mut process = KeptProcess::start(serve.into_iter().chain(arguments), user()).await.unwrap();
+    let server = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let patience = Instant::now() + Duration::from_secs(30);
+    while PgConnection::connect(&server).await.is_err() {
+        if process.has_ended().unwrap() {
+            return None;
+        }
+        assert!(Instant::now() < patience, "Postgres is not up");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Some(process)
+}
+
+fn append(path: &Path, text: &str) {
+    let before = std::fs::read_to_string(path).expect("the file initdb wrote");
+    std::fs::write(path, before + text).expect("its settings are written");
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The directory of the server's programs, found or installed once per run.
+async fn binaries() -> PathBuf {
+    static FOUND: OnceCell<PathBuf> = OnceCell::const_new();
+    let found = FOUND.get_or_init(|| async {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres-server");
+        let output = Command::new(script).stderr(Stdio::inherit()).output().await.expect("the script runs");
+        assert!(output.status.success(), "the suites need a Postgres server");
+        PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+    });
+    found.await.clone()
+}

@@ -1,0 +1,125 @@
+//! What only a server can do to a store: locks that are held, deadlocks, restarts, absence.
+
+use std::time::Duration;
+
+use database::{DatabaseSettings, DatabaseUrl, StoreError};
+use events_worker::store::{EventStore, PostgresEventStore};
+use nix::sys::signal::{Signal, kill};
+use secrecy::SecretString;
+use shared::contract::events::{Event, EventStatus};
+use tokio::time::Instant;
+
+use super::event_store::{event, insert, open, soon};
+use crate::harness::postgres::Postgres;
+use crate::harness::{Database, eventually};
+
+async fn connect(url: SecretString) -> PostgresEventStore {
+    let settings = DatabaseSettings::at(Some(url));
+    let Ok(DatabaseUrl::Postgres(options)) = settings.resolve("unused".as_ref()) else {
+        panic!("no Postgres")
+    };
+    PostgresEventStore::open(*options, 4).await.unwrap()
+}
+
+fn approved(event: &Event) -> Event {
+    Event { status: EventStatus::Approved, version: event.version + 1, ..event.clone() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_waits_for_a_lock_ends_at_the_deadline() {
+    let (store, _directory) = open(Database::Postgres).await;
+    let event = event(1);
+    insert(&*store, &event).await;
+    let next = approved(&event);
+    let mut holder = store.begin(soon()).await.unwrap();
+    assert!(holder.replace(&next, event.status, 1).await.unwrap());
+
+    let started = Instant::now();
+    let mut waiter = store.begin(started + Duration::from_millis(300)).await.unwrap();
+    let waited = waiter.replace(&next, event.status, 1).await;
+    assert!(matches!(waited, Err(StoreError::Unavailable(_))), "{waited:?}");
+    assert!(started.elapsed() >= Duration::from_millis(290), "{:?}", started.elapsed());
+    drop(waiter);
+    let too_late = store.begin(Instant::now()).await.map(|_| ());
+    assert!(matches!(too_late, Err(StoreError::Unavailable(_))), "{too_late:?}");
+
+    holder.commit().await.unwrap();
+    assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), Some(next));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_deadlocked_writes_one_is_told_to_try_again() {
+    let (store, _directory) = open(Database::Postgres).await;
+    let events = [event(1), event(2)];
+    for event in &events {
+        insert(&*store, event).await;
+    }
+    let mut transactions = [store.begin(soon()).await.unwrap(), store.begin(soon()).await.unwrap()];
+    for (transaction, event) in transactions.iter_mut().zip(&events) {
+        assert!(transaction.replace(&approved(event), event.status, 1).await.unwrap());
+    }
+    let [mut first, mut second] = transactions;
+    let (other_way, one_way) = (approved(&events[1]), approved(&events[0]));
+    let one = async {
+        let written = first.replace(&other_way, EventStatus::Submitted, 1).await;
+        drop(first);
+        written
+    };
+    let other = async {
+        let written = second.replace(&one_way, EventStatus::Submitted, 1).await;
+        drop(second);
+        written
+    };
+    let outcomes = tokio::join!(one, other);
+    let collided = [&outcomes.0, &outcomes.1];
+    let collisions =
+        collided.iter().filter(|outcome| matches!(outcome, Err(StoreError::Collision(_)))).count();
+    assert_eq!(collisions, 1, "{outcomes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_server_is_found_again_and_lost_nothing() {
+    let server = Postgres::start().await;
+    let store = connect(server.database().await).await;
+    let event = event(1);
+    insert(&store, &event).await;
+    server.kill();
+    eventually("the store notices", || async {
+        let refused = store.find(event.organization_id, event.id).await;
+        match refused {
+            Err(StoreError::Unavailable(_)) => true,
+            Ok(_) => false,
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await;
+    let refused = store.begin(soon()).await.map(|_| ());
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    let server = server.start_again().await;
+    assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), Some(event));
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_without_an_answer_is_told_apart() {
+    let server = Postgres::start().await;
+    let store = connect(server.database().await).await;
+    let event = event(1);
+    insert(&store, &event).await;
+    let mut transaction = store.begin(soon()).await.unwrap();
+    assert!(transaction.replace(&approved(&event), event.status, 1).await.unwrap());
+    // The process that serves this connection is killed: what it had not committed is gone.
+    kill(server.backend_in_transaction().await, Signal::SIGTERM).unwrap();
+    let lost = transaction.commit().await;
+    assert!(matches!(lost, Err(StoreError::Commit(_))), "{lost:?}");
+    assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), Some(event));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_workers_migrate_one_database_at_once() {
+    let url = Postgres::shared().await.database().await;
+    let stores = (0..4).map(|_| connect(url.clone()));
+    let stores = futures_util::future::join_all(stores).await;
+    insert(&stores[0], &event(1)).await;
+    assert!(stores[3].find(event(1).organization_id, event(1).id).await.unwrap().is_some());
+}
