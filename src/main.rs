@@ -1,6 +1,7 @@
 //! `cargo run --release`: the whole system from one command.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand};
 use eventboard::{healthcheck, runner};
@@ -29,8 +30,11 @@ enum Command {
     },
     /// Succeed when a URL answers 2xx
     Healthcheck {
-        /// For example http://127.0.0.1:9100/readyz
-        url: String,
+        /// For example http://127.0.0.1:9100/readyz [default: /readyz on the admin port]
+        url: Option<String>,
+        /// The admin port that is asked when no URL is given
+        #[arg(long, env = "EVENTBOARD_ADMIN", default_value = "127.0.0.1:9100")]
+        admin: SocketAddr,
     },
 }
 
@@ -38,7 +42,10 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
-        Some(Command::Healthcheck { url }) => return healthcheck::healthcheck(&url).await,
+        Some(Command::Healthcheck { url, admin }) => {
+            let url = url.unwrap_or_else(|| format!("{}/readyz", runner::base_url(admin)));
+            return healthcheck::healthcheck(&url).await;
+        }
         Some(Command::Provision { nats, replicas }) => {
             telemetry::init();
             return runner::provision(&nats, replicas).await;

@@ -380,21 +380,23 @@ impl PrivateBroker {
     }
 }
 
+/// The URL that reaches `address` on this machine.
+pub fn base_url(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    format!("http://{address}")
+}
+
 impl Ready {
     fn new(ports: &Ports, nats: String, pids: Pids) -> Self {
-        let url = |mut address: SocketAddr| {
-            if address.ip().is_unspecified() {
-                address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            }
-            format!("http://{address}")
-        };
         Self {
-            http: url(ports.http),
+            http: base_url(ports.http),
             nats,
             admin: Admin {
-                gateway: url(ports.gateway),
-                auth_worker: url(ports.auth_worker),
-                events_worker: url(ports.events_worker),
+                gateway: base_url(ports.gateway),
+                auth_worker: base_url(ports.auth_worker),
+                events_worker: base_url(ports.events_worker),
             },
             pids,
         }

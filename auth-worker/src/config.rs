@@ -5,8 +5,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use database::DatabaseSettings;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use shared::settings::{Environment, NatsSettings, ProductionCheck, Refused, secret, secret_file};
+
+const SIGNING_KEY: &str = "EVENTBOARD_SIGNING_KEY";
+
+/// The key that comes with the sources, without the lines around it.
+fn sample_key() -> &'static str {
+    include_str!("../../deploy/sample-secrets/signing-key.pem").lines().nth(1).unwrap_or_default()
+}
 
 /// Everything the auth worker can be told.
 #[derive(Debug, Clone, Args)]
@@ -24,7 +31,7 @@ pub struct Config {
     #[arg(long, env = "EVENTBOARD_DATA_DIR", default_value = "./.eventboard")]
     pub data_dir: PathBuf,
     /// Ed25519 signing key, PKCS#8 PEM [default in development: generated into the data directory]
-    #[arg(long, env = "EVENTBOARD_SIGNING_KEY", hide_env_values = true, value_parser = secret, conflicts_with = "signing_key_file")]
+    #[arg(long, env = SIGNING_KEY, hide_env_values = true, value_parser = secret, conflicts_with = "signing_key_file")]
     pub signing_key: Option<SecretString>,
     /// File with the signing key
     #[arg(long, env = "EVENTBOARD_SIGNING_KEY_FILE", value_parser = secret_file)]
@@ -49,8 +56,10 @@ impl Config {
         let mut check = ProductionCheck::default();
         self.nats.check(&mut check);
         self.database.check(&mut check);
-        if self.signing_key().is_none() {
-            check.refuse("EVENTBOARD_SIGNING_KEY", "is required: every replica needs the same one");
+        match self.signing_key().map(|key| key.expose_secret().contains(sample_key())) {
+            None => check.refuse(SIGNING_KEY, "is required: every replica needs the same one"),
+            Some(true) => check.refuse(SIGNING_KEY, "is a sample that everybody knows"),
+            Some(false) => {}
         }
         check.demo(self.demo);
         check.finish()

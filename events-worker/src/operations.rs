@@ -87,7 +87,7 @@ impl Events {
         let refused = |error: ChangeError| Failure::Refused(E::from(error));
         let id = EventId::parse(id).ok_or(refused(ChangeError::NotFound))?;
         let apply = &apply;
-        self.attempt(|| async move {
+        attempt(|| async move {
             let mut transaction = self.store.begin(cx.deadline).await?;
             let found = transaction.find(principal.organization_id, id).await?;
             let event = found.ok_or(refused(ChangeError::NotFound))?;
@@ -118,22 +118,6 @@ impl Events {
         .await
     }
 
-    /// Runs a write until it is not in somebody else's way, a few times at most.
-    async fn attempt<T, E, F>(&self, write: impl Fn() -> F + Send + Sync) -> Result<T, Failure<E>>
-    where
-        F: Future<Output = Result<T, Attempt<E>>> + Send,
-    {
-        for _ in 0..MAX_ATTEMPTS {
-            match write().await {
-                Ok(written) => return Ok(written),
-                Err(Attempt::Failed(failure)) => return Err(failure),
-                Err(Attempt::Overtaken) => {}
-            }
-        }
-        tracing::warn!("gave up on an event that changes all the time");
-        Err(Failure::Overloaded)
-    }
-
     /// The event, if the caller may see it.
     async fn visible(&self, principal: &Principal, id: &str) -> Result<Option<Event>, StoreError> {
         let Some(id) = EventId::parse(id) else {
@@ -142,6 +126,22 @@ impl Events {
         let event = self.store.find(principal.organization_id, id).await?;
         Ok(event.filter(|event| permitted(principal, event, Action::View).is_ok()))
     }
+}
+
+/// Runs a write until it is not in somebody else's way, a few times at most.
+async fn attempt<T, E, F>(write: impl Fn() -> F + Send + Sync) -> Result<T, Failure<E>>
+where
+    F: Future<Output = Result<T, Attempt<E>>> + Send,
+{
+    for _ in 0..MAX_ATTEMPTS {
+        match write().await {
+            Ok(written) => return Ok(written),
+            Err(Attempt::Failed(failure)) => return Err(failure),
+            Err(Attempt::Overtaken) => {}
+        }
+    }
+    tracing::warn!("gave up on an event that changes all the time");
+    Err(Failure::Overloaded)
 }
 
 fn actor(principal: &Principal, event: &Event) -> Actor {
@@ -179,4 +179,46 @@ async fn record(
         correlation_id: cx.correlation_id.as_str().to_owned(),
     };
     transaction.record(event.organization_id, event.id, &entry).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A write that is in somebody's way `collisions` times.
+    async fn written_after(collisions: usize) -> (Result<usize, Failure<Infallible>>, usize) {
+        let tried = AtomicUsize::new(0);
+        let written = attempt(|| async {
+            let before = tried.fetch_add(1, Ordering::Relaxed);
+            if before < collisions {
+                // What Postgres reports as serialization_failure or deadlock_detected.
+                return Err(StoreError::Collision(sqlx::Error::PoolClosed).into());
+            }
+            Ok(before)
+        })
+        .await;
+        (written, tried.into_inner())
+    }
+
+    #[tokio::test]
+    async fn collisions_are_tried_again_and_given_up_in_the_end() {
+        assert!(matches!(written_after(0).await, (Ok(0), 1)));
+        assert!(matches!(written_after(MAX_ATTEMPTS - 1).await, (Ok(4), MAX_ATTEMPTS)));
+        assert!(matches!(written_after(MAX_ATTEMPTS).await, (Err(Failure::Overloaded), MAX_ATTEMPTS)));
+    }
+
+    #[tokio::test]
+    async fn other_failures_are_final() {
+        let tried = AtomicUsize::new(0);
+        let written: Result<(), Failure<Infallible>> = attempt(|| async {
+            tried.fetch_add(1, Ordering::Relaxed);
+            Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut).into())
+        })
+        .await;
+        assert!(matches!(written, Err(Failure::StoreUnavailable)));
+        assert_eq!(tried.into_inner(), 1);
+    }
 }

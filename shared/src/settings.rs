@@ -112,6 +112,12 @@ impl NatsSettings {
         Self { url: Some(url), user: None, password: None, password_file: None, creds: None, ca: None }
     }
 
+    /// The same broker, as this user.
+    #[must_use]
+    pub fn with_user(self, user: &str, password: String) -> Self {
+        Self { user: Some(user.to_owned()), password: Some(SecretString::from(password)), ..self }
+    }
+
     /// The addresses to connect to; one that answers is enough.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
         self.url.as_deref().unwrap_or("nats://127.0.0.1:4222").split(',').map(str::trim)

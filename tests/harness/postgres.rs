@@ -11,6 +11,7 @@ use eventboard::kept::KeptProcess;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
@@ -52,26 +53,36 @@ impl Postgres {
         SHARED.get_or_init(Self::start).await
     }
 
-    /// Starts a server of the test's own.
+    /// Starts a server of the test's own that trusts everybody.
     pub async fn start() -> Self {
+        Self::initialized(&["--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"], None).await
+    }
+
+    /// Starts a server of the test's own that asks for passwords over the network, as its container does.
+    pub async fn start_with(password_file: &Path, arguments: &str) -> Self {
+        let mut all = vec!["--auth-local=trust", "--auth-host=scram-sha-256"];
+        all.extend(arguments.split(' '));
+        Self::initialized(&all, Some(password_file)).await
+    }
+
+    async fn initialized(arguments: &[&str], password_file: Option<&Path>) -> Self {
         let binaries = binaries().await;
         let directory = tempfile::Builder::new()
             .prefix("eventboard-postgres-")
             .tempdir()
             .expect("a temporary directory")
             .keep();
-        let user = user();
-        chown(&directory, user, user).expect("the directory is handed over");
         let mut initdb = Command::new(binaries.join("initdb"));
-        initdb.args([
-            "--auth=trust",
-            "--username=postgres",
-            "--encoding=UTF8",
-            "--locale=C.UTF-8",
-            "--no-sync",
-        ]);
+        initdb.args(arguments).args(["--username=postgres", "--no-sync"]);
+        if let Some(file) = password_file {
+            // The server's user may not be allowed to read the original.
+            let copy = directory.join("password");
+            std::fs::copy(file, &copy).expect("the password is copied");
+            initdb.arg("--pwfile").arg(copy);
+        }
+        chown(&directory, user(), user()).expect("the directory is handed over");
         initdb.arg("-D").arg(directory.join("data")).current_dir("/").kill_on_drop(true);
-        if let Some(user) = user {
+        if let Some(user) = user() {
             initdb.uid(user).gid(user);
         }
         let output = initdb.stdin(Stdio::null()).output().await.expect("initdb runs");
@@ -110,7 +121,7 @@ impl Postgres {
 
     /// The process that serves the one connection which has begun a transaction.
     pub async fn backend_in_transaction(&self) -> Pid {
-        let mut connection = PgConnection::connect(&self.url("postgres")).await.expect("a connection");
+        let mut connection = self.connect().await;
         let pid = sqlx::query_scalar("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'");
         Pid::from_raw(pid.fetch_one(&mut connection).await.expect("one such connection"))
     }
@@ -119,13 +130,32 @@ impl Postgres {
     pub async fn database(&self) -> SecretString {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut connection = PgConnection::connect(&self.url("postgres")).await.expect("a connection");
+        let mut connection = self.connect().await;
         // The template is copied file by file: nobody may be connected to it meanwhile.
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0")))
             .execute(&mut connection)
             .await
             .expect("a database");
         SecretString::from(self.url(&name))
+    }
+
+    /// Runs a script that makes databases, as a container's first start does.
+    pub async fn run_script(&self, script: &Path, secrets: &Path) {
+        let path = format!("{}:{}", self.binaries.display(), std::env::var("PATH").unwrap_or_default());
+        let output = Command::new(script)
+            .env("PATH", path)
+            .env("PGHOST", &self.directory)
+            .env("PGPORT", self.port.to_string())
+            .env("EVENTBOARD_SECRETS", secrets)
+            .output()
+            .await
+            .expect("the script runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A connection of the superuser's.
+    pub async fn connect(&self) -> PgConnection {
+        PgConnection::connect_with(&local(&self.directory, self.port)).await.expect("a connection")
     }
 
     /// The port it listens on.
@@ -139,6 +169,11 @@ impl Postgres {
     }
 }
 
+/// How the superuser connects, whatever the server asks of others.
+fn local(directory: &Path, port: u16) -> PgConnectOptions {
+    PgConnectOptions::new().socket(directory).port(port).username("postgres").database("postgres")
+}
+
 /// Postgres runs as this user; `None` is the one who runs the tests.
 fn user() -> Option<u32> {
     geteuid().is_root().then_some(UNPRIVILEGED)
@@ -149,9 +184,9 @@ async fn serve(binaries: &Path, directory: &Path, port: u16) -> Option<KeptProce
     let serve = ["sh", "-c", SERVE, "eventboard-postgres"].map(OsString::from);
     let arguments = [binaries.into(), directory.into(), port.to_string().into()];
     let mut process = KeptProcess::start(serve.into_iter().chain(arguments), user()).await.unwrap();
-    let server = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let server = local(directory, port);
     let patience = Instant::now() + Duration::from_secs(30);
-    while PgConnection::connect(&server).await.is_err() {
+    while PgConnection::connect_with(&server).await.is_err() {
         if process.has_ended().unwrap() {
             return None;
         }

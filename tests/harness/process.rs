@@ -1,6 +1,8 @@
-//! The `eventboard` binary as a process, its log lines collected.
+//! Programs of this workspace as processes, their log lines collected.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,32 +10,55 @@ use std::time::Duration;
 use eventboard::runner::Ready;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
 
 use super::{broker, eventually};
 
-/// A running `eventboard`. Dropping it kills it.
+/// The program `name`, built once per run: cargo builds those of other packages only when asked.
+pub async fn program(name: &str) -> PathBuf {
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    let directory = BUILT.get_or_init(|| async {
+        let directory = Path::new(env!("CARGO_BIN_EXE_eventboard")).parent().expect("a directory").to_owned();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+        cargo.arg("--target-dir").arg(directory.parent().expect("the target directory"));
+        if directory.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().await.expect("cargo runs");
+        assert!(built.success(), "the services do not build");
+        directory
+    });
+    directory.await.join(name)
+}
+
+/// A running process. Dropping it kills it.
 pub struct Process {
-    pub ready: Ready,
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
-    /// Starts the binary with its data in `data_dir` and waits until it is ready.
-    pub async fn start(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_eventboard"))
-            .env("EVENTBOARD_DATA_DIR", data_dir)
-            .env("NATS_SERVER_BIN", broker::binary().await)
-            .envs(environment.iter().copied())
-            .env_remove("RUST_LOG")
+    /// Starts `program` with these variables and `PATH`, and no others.
+    pub fn start<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        program: &Path,
+        arguments: &[&str],
+        environment: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()
-            .expect("eventboard starts");
+            .expect("the program starts");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let mut output = BufReader::new(child.stdout.take().expect("its output")).lines();
         let collected = Arc::clone(&lines);
@@ -42,20 +67,24 @@ impl Process {
                 collected.lock().unwrap().push(line);
             }
         });
-        let path = data_dir.join("ready.json");
-        eventually("eventboard is ready", || async { path.exists() }).await;
-        let ready = serde_json::from_slice(&std::fs::read(&path).expect("ready.json")).expect("its JSON");
-        Self { ready, child, lines }
+        Self { child, lines }
     }
 
     /// The log lines so far that hold `text`.
-    pub fn lines_with(&self, text: &str) -> Vec<serde_json::Value> {
+    pub fn lines_with(&self, text: &str) -> Vec<Value> {
         let lines = self.lines.lock().unwrap();
         lines
             .iter()
             .filter(|line| line.contains(text))
             .map(|line| serde_json::from_str(line).expect(line))
             .collect()
+    }
+
+    /// The line that says it is ready, once it does.
+    pub async fn ready_line(&self) -> Value {
+        let ready = || self.lines_with("\"ready\"").into_iter().find(|line| line["message"] == "ready");
+        eventually("the service is ready", || async { ready().is_some() }).await;
+        ready().expect("the line that was just there")
     }
 
     /// Sends a signal.
@@ -66,8 +95,50 @@ impl Process {
 
     /// Waits for its end and returns whether it was a good one.
     pub async fn ended(&mut self) -> bool {
+        self.status().await.success()
+    }
+
+    /// Waits for its end.
+    pub async fn status(&mut self) -> std::process::ExitStatus {
         let ended = tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await;
-        ended.expect("eventboard ends").expect("its status").success()
+        ended.expect("the process ends").expect("its status")
+    }
+}
+
+/// A running `eventboard`. Dropping it kills it.
+pub struct Runner {
+    pub ready: Ready,
+    process: Process,
+}
+
+impl Runner {
+    /// Starts the binary with its data in `data_dir` and waits until it is ready.
+    pub async fn start(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
+        let own = [
+            ("EVENTBOARD_DATA_DIR", data_dir.as_os_str().to_owned()),
+            ("NATS_SERVER_BIN", broker::binary().await.into()),
+        ];
+        let given = environment.iter().map(|(name, value)| (*name, OsStr::new(value).to_owned()));
+        let binary = Path::new(env!("CARGO_BIN_EXE_eventboard"));
+        let process = Process::start(binary, &[], own.into_iter().chain(given));
+        let path = data_dir.join("ready.json");
+        eventually("eventboard is ready", || async { path.exists() }).await;
+        let ready = serde_json::from_slice(&std::fs::read(&path).expect("ready.json")).expect("its JSON");
+        Self { ready, process }
+    }
+}
+
+impl Deref for Runner {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Runner {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 

@@ -99,6 +99,22 @@ async fn workers_are_nats_services_with_their_own_queue_groups() {
             assert!(endpoint["metadata"]["http"].as_str().unwrap().contains('/'), "{endpoint}");
         }
     }
+    system.message("events.list", "{}", &[]).await.expect(401);
+    let stats = system.nats.request("$SRV.STATS.events", "".into()).await.unwrap();
+    let stats: Value = serde_json::from_slice(&stats.payload).unwrap();
+    let endpoint = |name: &str| {
+        let endpoints = stats["endpoints"].as_array().unwrap();
+        endpoints.iter().find(|endpoint| endpoint["name"] == name).unwrap().clone()
+    };
+    let (list, get) = (endpoint("list"), endpoint("get"));
+    assert_eq!((&list["num_requests"], &list["num_errors"]), (&json!(1), &json!(1)), "{list}");
+    assert_eq!((&list["last_error"], &get["num_requests"]), (&json!("401"), &json!(0)));
+    assert_eq!(list["processing_time"], list["average_processing_time"]);
+    // One instance answers to its own id only, and nobody to what is not a question.
+    let id = stats["id"].as_str().unwrap();
+    let ping = system.nats.request(format!("$SRV.PING.events.{id}"), "".into()).await.unwrap();
+    let ping: Value = serde_json::from_slice(&ping.payload).unwrap();
+    assert_eq!((&ping["type"], &ping["id"]), (&json!("io.nats.micro.v1.ping_response"), &stats["id"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,53 +2,16 @@
 
 use nix::sys::signal::Signal;
 use reqwest::Client;
-use serde_json::{Value, json};
 
 use crate::harness::eventually;
-use crate::harness::process::{Process, is_alive};
-
-async fn read(request: reqwest::RequestBuilder) -> (u16, String, Value) {
-    let response = request.send().await.unwrap();
-    let status = response.status().as_u16();
-    let id = response.headers()["x-correlation-id"].to_str().unwrap().to_owned();
-    let body = response.text().await.unwrap();
-    (status, id, serde_json::from_str(&body).unwrap_or(Value::Null))
-}
-
-async fn login(client: &Client, http: &str, email: &str) -> String {
-    let credentials = json!({ "email": email, "password": "Password123!" });
-    let (status, _, body) = read(client.post(format!("{http}/auth/login")).json(&credentials)).await;
-    assert_eq!(status, 200, "{body}");
-    body["accessToken"].as_str().expect("accessToken at the top level").to_owned()
-}
+use crate::harness::process::{Runner, is_alive};
+use crate::harness::walkthrough::Visitor;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_walkthrough_works_on_a_fresh_start_and_survives_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let client = Client::new();
-    let mut process = Process::start(directory.path(), &[]).await;
-    let http = process.ready.http.clone();
-    for email in ["admin@acme.com", "moderator@acme.com", "user@techinnovators.com"] {
-        login(&client, &http, email).await;
-    }
-    let token = login(&client, &http, "user@acme.com").await;
-    let event = json!({
-        "title": "Test",
-        "description": "Test",
-        "startDate": "2026-06-01T10:00:00Z",
-        "endDate": "2026-06-01T12:00:00Z",
-    });
-    let create = client.post(format!("{http}/events")).bearer_auth(&token).json(&event);
-    let (status, _, created) = read(create).await;
-    assert_eq!(status, 201, "{created}");
-    let id = created["id"].as_str().expect("id at the top level").to_owned();
-    let submit = client.post(format!("{http}/events/{id}/submit")).bearer_auth(&token);
-    let submit = submit.header("Idempotency-Key", "submit-123").header("X-Correlation-ID", "test-123");
-    let (status, correlation_id, submitted) = read(submit).await;
-    assert_eq!(
-        (status, correlation_id.as_str(), &submitted["status"]),
-        (200, "test-123", &json!("SUBMITTED"))
-    );
+    let mut process = Runner::start(directory.path(), &[]).await;
+    let walked = Visitor::new(&process.ready.http).walk().await;
 
     eventually("both log lines are written", || async { process.lines_with("test-123").len() >= 2 }).await;
     let lines = process.lines_with("test-123");
@@ -57,7 +20,7 @@ async fn the_walkthrough_works_on_a_fresh_start_and_survives_a_restart() {
             lines.iter().any(|line| line["service"] == service && line["correlation_id"] == "test-123");
         assert!(found, "no line of the {service} in {lines:?}");
     }
-    assert!(process.lines_with("Password123!").is_empty() && process.lines_with(&token).is_empty());
+    assert!(process.lines_with("Password123!").is_empty() && process.lines_with(&walked.token).is_empty());
     assert!(process.lines_with("user@acme.com").is_empty());
 
     let broker = process.ready.pids.nats_server.unwrap();
@@ -66,22 +29,21 @@ async fn the_walkthrough_works_on_a_fresh_start_and_survives_a_restart() {
     assert!(!is_alive(broker), "the broker was left behind");
     assert!(!directory.path().join("ready.json").exists());
 
-    let process = Process::start(directory.path(), &[]).await;
-    let http = process.ready.http.clone();
-    let token = login(&client, &http, "user@acme.com").await;
-    let (status, _, again) = read(client.get(format!("{http}/events/{id}")).bearer_auth(&token)).await;
-    assert_eq!((status, &again["status"]), (200, &json!("SUBMITTED")));
+    let process = Runner::start(directory.path(), &[]).await;
+    let visitor = Visitor::new(&process.ready.http);
+    visitor.login("user@acme.com").await;
+    visitor.has_walked(&walked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_systems_run_side_by_side_and_two_never_share_a_directory() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     // At the same moment, so that both want the same ports.
-    let (one, two) = tokio::join!(Process::start(first.path(), &[]), Process::start(second.path(), &[]));
+    let (one, two) = tokio::join!(Runner::start(first.path(), &[]), Runner::start(second.path(), &[]));
     assert_ne!((&one.ready.http, &one.ready.nats), (&two.ready.http, &two.ready.nats));
     let client = Client::new();
     for process in [&one, &two] {
-        login(&client, &process.ready.http, "admin@acme.com").await;
+        Visitor::new(&process.ready.http).login("admin@acme.com").await;
         for admin in [
             &process.ready.admin.gateway,
             &process.ready.admin.auth_worker,
@@ -114,9 +76,9 @@ async fn two_systems_run_side_by_side_and_two_never_share_a_directory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_runner_leaves_no_broker_and_a_killed_broker_comes_back() {
     let directory = tempfile::tempdir().unwrap();
-    let process = Process::start(directory.path(), &[]).await;
+    let process = Runner::start(directory.path(), &[]).await;
     let client = Client::new();
-    let token = login(&client, &process.ready.http, "user@acme.com").await;
+    let token = Visitor::new(&process.ready.http).login("user@acme.com").await;
     let broker = process.ready.pids.nats_server.unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(broker), Signal::SIGKILL).unwrap();
     eventually("the broker is dead", || async { !is_alive(broker) }).await;

@@ -6,7 +6,7 @@ use shared::contract::events::{Create, CreateRequest, Event, EventId, EventStatu
 use shared::contract::{Context, Failure, Handle};
 use uuid::Uuid;
 
-use super::{Events, record};
+use super::{Events, attempt, record};
 
 impl Handle<Create> for Events {
     async fn handle(&self, cx: &Context, request: CreateRequest) -> Result<Event, Failure<Infallible>> {
@@ -27,7 +27,7 @@ impl Handle<Create> for Events {
             version: 1,
         };
         let event = &event;
-        self.attempt(|| async move {
+        attempt(|| async move {
             let mut transaction = self.store.begin(cx.deadline).await?;
             if !transaction.insert(event).await? {
                 return Err(Failure::internal(&"a new event id exists already").into());

@@ -2,6 +2,7 @@
 
 mod caller;
 mod connection;
+mod discovery;
 pub mod headers;
 mod key_directory;
 mod multiplexer;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::{self, kv, stream};
 
+use tokio::time::Instant;
+
 use super::Connection;
 use crate::contract::{auth, events};
 
@@ -13,6 +15,11 @@ pub(super) const KEYS_BUCKET: &str = "public-keys";
 
 /// Requests to JetStream are answered at once or not at all.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long provisioning waits for JetStream to work.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Why JetStream is not in the state EventBoard needs.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +50,27 @@ pub(super) fn jetstream(connection: &Connection) -> jetstream::Context {
 }
 
 /// Creates every bucket that is missing, and brings the others to as many `replicas`. Refuses a broker
-/// whose streams would answer requests in the workers' place.
+/// whose streams would answer requests in the workers' place. Waits a while for a cluster that has not
+/// agreed on a leader yet.
 ///
 /// # Errors
 /// [`ProvisionError`].
 pub async fn provision(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        match provision_once(connection, replicas).await {
+            Err(error @ (ProvisionError::Streams(_) | ProvisionError::Bucket(..)))
+                if Instant::now() < patience =>
+            {
+                tracing::warn!(%error, "trying again");
+                tokio::time::sleep(RETRY_DELAY).await;
+            }
+            provisioned => return provisioned,
+        }
+    }
+}
+
+async fn provision_once(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
     for service in [auth::SERVICE, events::SERVICE] {
         assert_commands_uncovered(connection, service).await?;
     }

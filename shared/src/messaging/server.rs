@@ -1,14 +1,12 @@
 //! The serving side: a NATS service (ADR-32) whose endpoints are the operations of the contract.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::service::{Request, Service, ServiceExt};
-use async_nats::{HeaderMap, Message};
+use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
-use futures_util::stream::SelectAll;
+use futures_util::stream::{self, SelectAll};
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -16,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::discovery::Instance;
 use super::provision::assert_commands_uncovered;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
 use crate::contract::failure::PROBLEM_JSON;
@@ -33,13 +32,14 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A sender whose clock is ahead by more than this cannot tell us its deadline.
 const MAX_CLOCK_SKEW_MS: i64 = 60_000;
-/// Every reply subject begins so: nobody can make a worker publish anywhere else.
+/// Every reply subject begins so: nobody can make a worker publish anywhere else. It is why the library's
+/// service API is not used, which answers `$SRV` questions to whatever subject they name (ADR 9).
 const INBOX_PREFIX: &str = "_INBOX";
 
 /// Why a worker stopped serving, other than by request.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The broker did not accept the service.
+    /// The broker did not accept the subscriptions.
     #[error("cannot register the service: {0}")]
     Register(#[source] async_nats::Error),
     /// JetStream would answer in the worker's place.
@@ -54,12 +54,20 @@ pub enum ServeError {
 pub struct Server<H> {
     connection: Connection,
     service: &'static str,
+    instance: Arc<Instance>,
     endpoints: Arc<Vec<Endpoint<H>>>,
     handler: Arc<H>,
     verifier: Arc<Verifier>,
 }
 
-type Incoming = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (usize, Option<Request>)> + Send>>>;
+/// What a subscription is for.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Endpoint(usize),
+    Discovery,
+}
+
+type Incoming = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (Source, Option<Message>)> + Send>>>;
 
 impl<H: Send + Sync + 'static> Server<H> {
     /// A server of `service` that trusts `verifier`'s keys.
@@ -70,69 +78,71 @@ impl<H: Send + Sync + 'static> Server<H> {
         handler: Arc<H>,
         verifier: Arc<Verifier>,
     ) -> Self {
-        Self { connection, service, endpoints: Arc::new(endpoints), handler, verifier }
+        let operations = endpoints.iter().map(|endpoint| endpoint.description.clone());
+        let instance = Arc::new(Instance::new(service, operations));
+        Self { connection, service, instance, endpoints: Arc::new(endpoints), handler, verifier }
     }
 
-    /// Registers the service, calls `ready`, and serves until `shutdown`; then finishes what is under
-    /// way and returns once every reply is sent.
+    /// Subscribes, calls `ready` once that is in force, and serves until `shutdown`; then finishes what is
+    /// under way and returns once every reply is sent.
     ///
     /// # Errors
     /// [`ServeError`].
     pub async fn serve(self, ready: impl FnOnce(), shutdown: CancellationToken) -> Result<(), ServeError> {
         assert_commands_uncovered(&self.connection, self.service).await?;
-        let (service, mut incoming) = self.register().await.map_err(ServeError::Register)?;
-        self.await_subscriptions(&service).await?;
-        ready();
+        let unsubscribe = CancellationToken::new();
+        let mut incoming = self.subscribe(&unsubscribe).await.map_err(ServeError::Register)?;
         let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
         let under_way = TaskTracker::new();
-        let ended = loop {
-            let next = tokio::select! {
+        let mut in_force = std::pin::pin!(self.await_subscriptions());
+        let mut ready = Some(ready);
+        loop {
+            tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break None,
-                next = incoming.next() => next,
-            };
-            match next {
-                Some((index, Some(request))) => self.take_up(index, request, &room, &under_way).await,
-                Some((index, None)) => break Some(self.endpoints[index].description.subject),
-                None => break Some(self.service),
+                () = shutdown.cancelled() => break,
+                reached = &mut in_force, if ready.is_some() => {
+                    reached?;
+                    if let Some(ready) = ready.take() {
+                        ready();
+                    }
+                }
+                next = incoming.next() => match next {
+                    Some((source, Some(message))) => self.take_up(source, message, &room, &under_way).await,
+                    Some((Source::Endpoint(index), None)) => {
+                        return Err(ServeError::EndpointEnded(self.endpoints[index].description.subject));
+                    }
+                    Some((Source::Discovery, None)) | None => {
+                        return Err(ServeError::EndpointEnded(self.service));
+                    }
+                },
             }
-        };
-        if let Some(subject) = ended {
-            return Err(ServeError::EndpointEnded(subject));
         }
-        self.drain(service, incoming, &room, under_way).await;
+        unsubscribe.cancel();
+        self.drain(incoming, &room, under_way).await;
         Ok(())
     }
 
-    async fn register(&self) -> Result<(Service, Incoming), async_nats::Error> {
-        let service = self
-            .connection
-            .client()
-            .service_builder()
-            .queue_group(self.service)
-            .description(format!("EventBoard {} worker", self.service))
-            .start(self.service, env!("CARGO_PKG_VERSION"))
-            .await?;
+    /// Subscribes to every endpoint's subject, in the service's queue group, and to questions about the
+    /// service. The streams end after `unsubscribe`, once what has arrived is taken.
+    async fn subscribe(&self, unsubscribe: &CancellationToken) -> Result<Incoming, async_nats::Error> {
+        let client = self.connection.client();
         let mut incoming = Incoming::new();
         for (index, endpoint) in self.endpoints.iter().enumerate() {
-            let requests = service
-                .endpoint_builder()
-                .name(endpoint.description.verb())
-                .queue_group(self.service)
-                .metadata(metadata(&endpoint.description))
-                .add(endpoint.description.subject)
-                .await?;
-            let until_end = requests.map(Some).chain(futures_util::stream::once(std::future::ready(None)));
-            incoming.push(Box::pin(until_end.map(move |request| (index, request))));
+            let (subject, group) = (endpoint.description.subject, self.service.to_owned());
+            let subscriber = client.queue_subscribe(subject, group).await?;
+            incoming.push(Box::pin(messages(Source::Endpoint(index), subscriber, unsubscribe.clone())));
         }
-        Ok((service, incoming))
+        for subject in self.instance.subjects() {
+            let subscriber = client.subscribe(subject).await?;
+            incoming.push(Box::pin(messages(Source::Discovery, subscriber, unsubscribe.clone())));
+        }
+        Ok(incoming)
     }
 
     /// A round trip through the broker to this very instance: once it is back, every subscription
     /// made before it is in force. `flush` would only say that the bytes left.
-    async fn await_subscriptions(&self, service: &Service) -> Result<(), ServeError> {
-        let subject = format!("$SRV.PING.{}.{}", self.service, service.info().await.id);
-        let answer = self.connection.client().request(subject, Bytes::new());
+    async fn await_subscriptions(&self) -> Result<(), ServeError> {
+        let answer = self.connection.client().request(self.instance.own_subject("PING"), Bytes::new());
         match tokio::time::timeout(REGISTER_TIMEOUT, answer).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(ServeError::Register(error.into())),
@@ -140,21 +150,47 @@ impl<H: Send + Sync + 'static> Server<H> {
         }
     }
 
-    /// Starts work on one message, or answers at once that there is no room for it.
-    async fn take_up(&self, index: usize, request: Request, room: &Arc<Semaphore>, under_way: &TaskTracker) {
-        let received = Instant::now();
-        let message = &request.message;
-        if !message.reply.as_ref().is_some_and(|reply| reply.starts_with(INBOX_PREFIX)) {
+    async fn take_up(
+        &self,
+        source: Source,
+        message: Message,
+        room: &Arc<Semaphore>,
+        under_way: &TaskTracker,
+    ) {
+        let inbox = message.reply.clone().filter(|reply| reply.starts_with(INBOX_PREFIX));
+        let Some(inbox) = inbox else {
             tracing::warn!(subject = %message.subject, "dropped a message that has no inbox to answer to");
             return;
+        };
+        match source {
+            Source::Endpoint(index) => self.start(index, message, inbox, room, under_way),
+            Source::Discovery => {
+                if let Some(answer) = self.instance.answer(&message.subject)
+                    && let Err(error) = self.connection.client().publish(inbox, answer.into()).await
+                {
+                    tracing::warn!(%error, "could not describe the service");
+                }
+            }
         }
+    }
+
+    /// Starts work on one message, or answers at once that there is no room for it.
+    fn start(
+        &self,
+        index: usize,
+        message: Message,
+        inbox: Subject,
+        room: &Arc<Semaphore>,
+        under_way: &TaskTracker,
+    ) {
+        let received = Instant::now();
         let (endpoints, handler, verifier) =
             (Arc::clone(&self.endpoints), Arc::clone(&self.handler), Arc::clone(&self.verifier));
-        let max_payload = self.connection.client().server_info().max_payload;
+        let (client, instance) = (self.connection.client().clone(), Arc::clone(&self.instance));
         let permit = Arc::clone(room).try_acquire_owned();
         let work = async move {
             let endpoint = &endpoints[index];
-            let arrival = Arrival::read(&request.message, received, Timestamp::now());
+            let arrival = Arrival::read(&message, received, Timestamp::now());
             let span = tracing::info_span!(
                 "process",
                 correlation_id = %arrival.correlation_id,
@@ -163,20 +199,22 @@ impl<H: Send + Sync + 'static> Server<H> {
             );
             let answer = async {
                 let result = match permit {
-                    Ok(_) => process(endpoint, handler, &verifier, &arrival, &request.message).await,
+                    Ok(_) => process(endpoint, handler, &verifier, &arrival, &message).await,
                     Err(_) => {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
                     }
                 };
-                let (reply, status) = arrival.reply(result, max_payload);
+                let (reply, status) = arrival.reply(result, client.server_info().max_payload);
                 let elapsed = received.elapsed();
+                let failure = (status >= 400).then(|| status.to_string());
+                instance.count(index, elapsed, failure);
                 tracing::info!(
                     status,
                     duration_us = elapsed.as_micros() as u64,
                     "{}",
                     endpoint.description.subject
                 );
-                if let Err(error) = request.respond_with_headers(Ok(reply.body), reply.headers).await {
+                if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
                     tracing::warn!(%error, "could not send a reply");
                 }
                 drop(permit);
@@ -186,25 +224,15 @@ impl<H: Send + Sync + 'static> Server<H> {
         under_way.spawn(work.in_current_span());
     }
 
-    /// Stops taking messages, finishes those that arrived, and sends every reply.
-    async fn drain(
-        self,
-        service: Service,
-        mut incoming: Incoming,
-        room: &Arc<Semaphore>,
-        under_way: TaskTracker,
-    ) {
-        if let Err(error) = service.stop().await {
-            tracing::warn!(%error, "could not unregister the service");
-        }
+    /// Finishes what has arrived and sends every reply.
+    async fn drain(&self, mut incoming: Incoming, room: &Arc<Semaphore>, under_way: TaskTracker) {
         let finish = async {
             // What has arrived is still in the streams. What the broker hands over until it has read our
             // UNSUB is not: the library has forgotten the subscription by then and drops it.
-            let mut open = if self.connection.is_connected() { self.endpoints.len() } else { 0 };
-            while open > 0 {
+            while self.connection.is_connected() {
                 match incoming.next().await {
-                    Some((index, Some(request))) => self.take_up(index, request, room, &under_way).await,
-                    Some((_, None)) => open -= 1,
+                    Some((source, Some(message))) => self.take_up(source, message, room, &under_way).await,
+                    Some((_, None)) => {}
                     None => break,
                 }
             }
@@ -217,11 +245,28 @@ impl<H: Send + Sync + 'static> Server<H> {
     }
 }
 
-fn metadata(operation: &Description) -> HashMap<String, String> {
-    HashMap::from([
-        ("summary".to_owned(), operation.summary.to_owned()),
-        ("http".to_owned(), format!("{} {}", operation.route.method.as_str(), operation.route.path)),
-    ])
+/// A subscription's messages, and `None` when it has ended. After `unsubscribe` the broker is told to send
+/// no more, and the stream ends once what has arrived is taken.
+fn messages(
+    source: Source,
+    subscriber: Subscriber,
+    unsubscribe: CancellationToken,
+) -> impl Stream<Item = (Source, Option<Message>)> + Send {
+    let state = (Some(subscriber), unsubscribe);
+    stream::unfold(state, move |(subscriber, unsubscribe)| async move {
+        let mut subscriber = subscriber?;
+        let message = tokio::select! {
+            biased;
+            message = subscriber.next() => message,
+            () = unsubscribe.cancelled() => {
+                // Fails when the connection has ended, and the stream with it.
+                let _ = subscriber.drain().await;
+                subscriber.next().await
+            }
+        };
+        let rest = message.is_some().then_some(subscriber);
+        Some(((source, message), (rest, unsubscribe)))
+    })
 }
 
 /// Judges, decodes and runs one request within its deadline. A panic becomes a 500.
