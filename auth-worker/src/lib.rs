@@ -64,7 +64,8 @@ pub async fn run(
     let readiness = Readiness::new(&connection, &keys, &shutdown);
     let (background, published) = (CancellationToken::new(), Notify::new());
     let serve = async {
-        let announce = move || {
+        let announce = || {
+            readiness.begin();
             tracing::info!(admin = %address, "ready");
             ready(address);
         };
@@ -79,7 +80,7 @@ pub async fn run(
     let (served, (), ()) = tokio::join!(
         serve,
         directory.keep_published(&jwks, &published, background.clone()),
-        admin.serve(readiness, background.clone())
+        admin.serve(readiness.clone(), background.clone())
     );
     connection.close().await;
     Ok(served?)

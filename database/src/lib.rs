@@ -8,6 +8,7 @@ mod stored_time;
 use std::path::PathBuf;
 
 use shared::contract::Failure;
+use sqlx::migrate::Migrator;
 
 pub use postgres::Postgres;
 pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};
@@ -29,6 +30,11 @@ pub enum OpenError {
     /// The directory of its file could not be made.
     #[error("cannot create {0}: {1}")]
     Directory(PathBuf, #[source] std::io::Error),
+}
+
+/// An older worker must start beside a newer one, whose migrations it does not know: they only add.
+fn tolerate_newer(migrations: &mut Migrator) {
+    migrations.set_ignore_missing(true);
 }
 
 /// Why a statement failed, where the caller did not expect it to.

@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Transaction};
 use tokio::time::Instant;
 
-use crate::{OpenError, StoreError};
+use crate::{OpenError, StoreError, tolerate_newer};
 
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ impl Postgres {
     pub async fn open(
         options: PgConnectOptions,
         connections: u32,
-        migrations: &Migrator,
+        mut migrations: Migrator,
     ) -> Result<Self, OpenError> {
         // Migrations may take longer than any request: they get a connection without a timeout.
         let migrating = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
@@ -58,6 +58,7 @@ impl Postgres {
                 Err(error) => return Err(OpenError::Refused(error)),
             }
         }
+        tolerate_newer(&mut migrations);
         migrations.run(&migrating).await?;
         migrating.close().await;
         let pool = PgPoolOptions::new()

@@ -7,7 +7,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqlitePool, Transaction};
 
-use crate::{OpenError, StoreError};
+use crate::{OpenError, StoreError, tolerate_newer};
 
 /// Connections for reading; they never wait for the writer.
 const READERS: u32 = 4;
@@ -26,7 +26,7 @@ impl Sqlite {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub async fn open(path: &Path, migrations: &Migrator) -> Result<Self, OpenError> {
+    pub async fn open(path: &Path, mut migrations: Migrator) -> Result<Self, OpenError> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)
                 .map_err(|error| OpenError::Directory(directory.to_owned(), error))?;
@@ -41,6 +41,7 @@ impl Sqlite {
             .busy_timeout(ACQUIRE_TIMEOUT);
         let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
         let writer = pool(1).connect_with(options.clone()).await?;
+        tolerate_newer(&mut migrations);
         migrations.run(&writer).await?;
         let readers = pool(READERS).connect_lazy_with(options.read_only(true));
         Ok(Self { writer, readers })

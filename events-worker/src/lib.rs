@@ -52,7 +52,8 @@ pub async fn run(
     let readiness = Readiness::new(&connection, &keys, &shutdown);
     let background = CancellationToken::new();
     let serve = async {
-        let announce = move || {
+        let announce = || {
+            readiness.begin();
             tracing::info!(admin = %address, "ready");
             ready(address);
         };
@@ -67,7 +68,7 @@ pub async fn run(
     let (served, (), ()) = tokio::join!(
         serve,
         directory.follow(Arc::clone(&keys), background.clone()),
-        admin.serve(readiness, background.clone())
+        admin.serve(readiness.clone(), background.clone())
     );
     connection.close().await;
     Ok(served?)

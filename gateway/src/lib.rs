@@ -73,6 +73,7 @@ pub async fn run(
     let serve = async {
         let announce = async {
             keys.known().await;
+            readiness.begin();
             tracing::info!(http = %addresses.http, admin = %addresses.admin, "ready");
             ready(addresses);
             std::future::pending::<()>().await;
@@ -89,7 +90,7 @@ pub async fn run(
         serve,
         directory.follow(Arc::clone(&keys), background.clone()),
         health::watch_dependencies(caller.clone(), dependencies, background.clone()),
-        admin.serve(readiness, background.clone())
+        admin.serve(readiness.clone(), background.clone())
     );
     connection.close().await;
     served

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -22,26 +23,37 @@ use crate::settings::Refused;
 /// How long an operator's client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a process needs to serve: a link to the broker, keys to verify with, and nobody who asked it to
-/// stop. Cloning shares them.
+/// What a process needs to serve: a link to the broker, keys to verify with, that it has begun, and nobody
+/// who asked it to stop. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     connection: Connection,
     keys: Arc<PublicKeys>,
+    begun: Arc<AtomicBool>,
     shutdown: CancellationToken,
 }
 
 impl Readiness {
     /// Judges by these whenever somebody asks.
     pub fn new(connection: &Connection, keys: &Arc<PublicKeys>, shutdown: &CancellationToken) -> Self {
-        Self { connection: connection.clone(), keys: Arc::clone(keys), shutdown: shutdown.clone() }
+        Self {
+            connection: connection.clone(),
+            keys: Arc::clone(keys),
+            begun: Arc::default(),
+            shutdown: shutdown.clone(),
+        }
+    }
+
+    /// Says that requests are served from now on.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
     }
 
     fn checks(&self) -> [(&'static str, bool); 3] {
         [
             ("broker", self.connection.is_connected()),
             ("keys", self.keys.are_known()),
-            ("accepting", !self.shutdown.is_cancelled()),
+            ("accepting", self.begun.load(Ordering::Acquire) && !self.shutdown.is_cancelled()),
         ]
     }
 }

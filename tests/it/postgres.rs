@@ -5,8 +5,9 @@ use std::time::Duration;
 use database::{DatabaseSettings, DatabaseUrl, StoreError};
 use events_worker::store::{EventStore, PostgresEventStore};
 use nix::sys::signal::{Signal, kill};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use shared::contract::events::{Event, EventStatus};
+use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::event_store::{event, insert, open, soon};
@@ -113,6 +114,21 @@ async fn a_commit_without_an_answer_is_told_apart() {
     let lost = transaction.commit().await;
     assert!(matches!(lost, Err(StoreError::Commit(_))), "{lost:?}");
     assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), Some(event));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_worker_starts_on_a_database_that_a_newer_one_has_migrated() {
+    let url = Postgres::shared().await.database().await;
+    connect(url.clone()).await;
+    let mut connection = PgConnection::connect(url.expose_secret()).await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'of a later version', true, '\\x00', 0)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    insert(&connect(url).await, &event(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

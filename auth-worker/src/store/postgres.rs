@@ -11,8 +11,6 @@ use tokio::time::Instant;
 use super::rows::{AccountRow, CredentialsRow, GrantRow, SessionRow};
 use super::{AuthStore, CreateAccountError, Membership, NewAccount, NewInvitation, SeedUser, Session};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
-
 /// Users and sessions in a Postgres database.
 #[derive(Debug, Clone)]
 pub struct PostgresAuthStore {
@@ -25,7 +23,9 @@ impl PostgresAuthStore {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(options: PgConnectOptions, connections: u32) -> Result<Self, OpenError> {
-        Ok(Self { database: Postgres::open(options, connections, &MIGRATIONS).await? })
+        Ok(Self {
+            database: Postgres::open(options, connections, sqlx::migrate!("migrations/postgres")).await?,
+        })
     }
 }
 

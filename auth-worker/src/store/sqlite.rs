@@ -12,8 +12,6 @@ use tokio::time::Instant;
 use super::rows::{AccountRow, CredentialsRow, GrantRow, SessionRow};
 use super::{AuthStore, CreateAccountError, Membership, NewAccount, NewInvitation, SeedUser, Session};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
-
 /// Users and sessions in an SQLite file.
 #[derive(Debug, Clone)]
 pub struct SqliteAuthStore {
@@ -26,7 +24,7 @@ impl SqliteAuthStore {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self { database: Sqlite::open(path, &MIGRATIONS).await? })
+        Ok(Self { database: Sqlite::open(path, sqlx::migrate!("migrations/sqlite")).await? })
     }
 }
 

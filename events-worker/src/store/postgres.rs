@@ -12,8 +12,6 @@ use super::listing::{Dialect, Statement, Value, listing};
 use super::rows::{EventRow, HistoryRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
-
 /// Events in a Postgres database.
 #[derive(Debug, Clone)]
 pub struct PostgresEventStore {
@@ -26,7 +24,9 @@ impl PostgresEventStore {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(options: PgConnectOptions, connections: u32) -> Result<Self, OpenError> {
-        Ok(Self { database: Postgres::open(options, connections, &MIGRATIONS).await? })
+        Ok(Self {
+            database: Postgres::open(options, connections, sqlx::migrate!("migrations/postgres")).await?,
+        })
     }
 }
 

@@ -14,8 +14,6 @@ use super::listing::{Dialect, Statement, Value, listing};
 use super::rows::{EventRow, HistoryRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
-
 /// Events in an SQLite file.
 #[derive(Debug, Clone)]
 pub struct SqliteEventStore {
@@ -28,7 +26,7 @@ impl SqliteEventStore {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self { database: Sqlite::open(path, &MIGRATIONS).await? })
+        Ok(Self { database: Sqlite::open(path, sqlx::migrate!("migrations/sqlite")).await? })
     }
 }
 
