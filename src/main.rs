@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use eventboard::{healthcheck, runner};
-use shared::settings::NatsSettings;
+use shared::settings::{Environment, NatsSettings, ProductionCheck};
 use shared::{ops, telemetry};
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
@@ -27,6 +28,9 @@ enum Command {
         /// Replicas of streams and buckets
         #[arg(long, env = "EVENTBOARD_REPLICAS", default_value_t = 1)]
         replicas: usize,
+        /// Where the system runs
+        #[arg(long, env = "EVENTBOARD_ENV", value_enum, default_value_t)]
+        env: Environment,
     },
     /// Succeed when a URL answers 2xx
     Healthcheck {
@@ -39,16 +43,25 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Healthcheck { url, admin }) => {
             let url = url.unwrap_or_else(|| format!("{}/readyz", runner::base_url(admin)));
-            return healthcheck::healthcheck(&url).await;
+            healthcheck::healthcheck(&url).await?;
+            return Ok(ExitCode::SUCCESS);
         }
-        Some(Command::Provision { nats, replicas }) => {
+        Some(Command::Provision { nats, replicas, env }) => {
             telemetry::init();
-            return runner::provision(&nats, replicas).await;
+            let mut check = ProductionCheck::default();
+            nats.check(&mut check);
+            if env == Environment::Production
+                && let Err(refused) = check.finish()
+            {
+                return Ok(ops::refuse_to_start(&refused));
+            }
+            runner::provision(&nats, replicas).await?;
+            return Ok(ExitCode::SUCCESS);
         }
         None => {}
     }
@@ -59,5 +72,6 @@ async fn main() -> anyhow::Result<()> {
         // Beside the log lines, which are for machines; nobody may be listening any more.
         let _ = std::io::stderr().write_all(runner::welcome(ready, demo).as_bytes());
     };
-    runner::run(arguments.config, announce, shutdown).await
+    runner::run(arguments.config, announce, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -23,7 +23,10 @@ pub enum OpenError {
     Open(#[from] sqlx::Error),
     /// The server refused the connection for good.
     #[error("cannot connect to the database: {0}")]
-    Refused(#[source] StoreError),
+    Refused(#[source] sqlx::Error),
+    /// It answered, but not as a database of ours.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Its schema could not be brought up to date.
     #[error("cannot migrate the database: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -75,8 +78,10 @@ fn classify(code: &str) -> Code {
             // query_canceled: statement_timeout. read_only_sql_transaction: a standby after a failover.
             // lock_not_available, idle_in_transaction_session_timeout.
             "57014" | "25006" | "55P03" | "25P03" => Code::Unusable,
-            // Connection exceptions, insufficient resources, operator intervention, system errors.
+            // Connection exceptions, insufficient resources, operator intervention, system errors, and a
+            // server that turns us away.
             _ if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Code::Unusable,
+            _ if turns_away(code) => Code::Unusable,
             _ => Code::Other,
         };
     }
@@ -86,6 +91,16 @@ fn classify(code: &str) -> Code {
         Ok(code) if matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14) => Code::Unusable,
         _ => Code::Other,
     }
+}
+
+/// Invalid authorization, or no such database.
+fn turns_away(sqlstate: &str) -> bool {
+    sqlstate.starts_with("28") || sqlstate == "3D000"
+}
+
+/// Whether the server turns us away. Waiting does not help who has never been let in.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| turns_away(&code))
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -154,6 +169,8 @@ mod tests {
             ("53300", Code::Unusable),
             ("23505", Code::Other),
             ("22021", Code::Other),
+            ("28P01", Code::Unusable),
+            ("3D000", Code::Unusable),
         ] {
             assert_eq!(classify(code), meaning, "{code}");
         }

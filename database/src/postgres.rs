@@ -7,10 +7,10 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Transaction};
 use tokio::time::Instant;
 
-use crate::{OpenError, StoreError, tolerate_newer};
+use crate::{OpenError, StoreError, is_refusal, tolerate_newer};
 
 /// How long a request may wait for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is tried before it is used: the server may have restarted.
 const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
 /// Connections are replaced after this long, so that failed-over servers are left behind.
@@ -49,13 +49,16 @@ impl Postgres {
         let migrating = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
         let migrating = migrating.connect_lazy_with(options.clone());
         loop {
-            match migrating.acquire().await.map_err(StoreError::from) {
+            match migrating.acquire().await {
                 Ok(_) => break,
-                Err(StoreError::Unavailable(error)) => {
-                    tracing::warn!(%error, "waiting for Postgres");
-                    tokio::time::sleep(CONNECT_RETRY_DELAY).await;
-                }
-                Err(error) => return Err(OpenError::Refused(error)),
+                Err(error) if is_refusal(&error) => return Err(OpenError::Refused(error)),
+                Err(error) => match StoreError::from(error) {
+                    StoreError::Unavailable(error) => {
+                        tracing::warn!(%error, "waiting for Postgres");
+                        tokio::time::sleep(CONNECT_RETRY_DELAY).await;
+                    }
+                    error => return Err(error.into()),
+                },
             }
         }
         tolerate_newer(&mut migrations);

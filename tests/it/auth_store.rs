@@ -154,6 +154,8 @@ async fn invitations_are_used_once_in_time_and_by_their_address(database: Databa
     let racers = join_all((0..6).map(|_| join("bob", 1))).await;
     let joined: Vec<&User> = racers.iter().flatten().collect();
     assert_eq!(joined.len(), 1, "{racers:?}");
+    let used = |outcome: &&Result<User, _>| matches!(outcome, Err(CreateAccountError::InvalidInvitation));
+    assert_eq!(racers.iter().filter(used).count(), 5, "{racers:?}");
     assert_eq!((joined[0].role, joined[0].organization_id), (Role::Moderator, admin.organization_id));
 }
 

@@ -156,6 +156,9 @@ async fn a_refusing_process_names_everything_and_ends_with_a_configuration_error
             assert!(said.contains(variable), "{service} does not name {variable}: {said}");
         }
     }
+    let output = run("eventboard", &["provision"], &[("EVENTBOARD_ENV", "production")]).await;
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("EVENTBOARD_NATS_URL"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,9 +89,14 @@ impl KeyDirectory {
     /// Keeps `keys` equal to the published ones until `shutdown`. What is known stays known when the
     /// directory is lost.
     pub async fn follow(&self, keys: Arc<PublicKeys>, shutdown: CancellationToken) {
+        let mut said = false;
         loop {
             if let Err(error) = self.read_into(&keys).await {
                 tracing::debug!(%error, "could not read the public keys");
+            }
+            if !said && !keys.are_known() {
+                tracing::info!("waiting for the public keys of the auth worker");
+                said = true;
             }
             let interval = if keys.are_known() { INTERVAL } else { INTERVAL_WHILE_UNKNOWN };
             let requested = async {
