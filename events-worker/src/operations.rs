@@ -1,4 +1,4 @@
-//! What the events worker does for each operation, one file each, and what all changes have in common.
+//! What the events worker does for each operation, one file each, and what all writes have in common.
 
 mod approve;
 mod create;
@@ -11,6 +11,7 @@ mod submit;
 mod update;
 mod withdraw;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use database::StoreError;
@@ -18,12 +19,16 @@ use shared::contract::auth::UserId;
 use shared::contract::events::{
     ChangeError, Event, EventHandlers, EventId, EventStatus, HistoryAction, HistoryEntry,
 };
-use shared::contract::{Context, EntityTag, Failure, Principal};
+use shared::contract::keyed::is_kept;
+use shared::contract::{
+    Answer, Context, EntityTag, Failure, Keepable, KeptAnswer, KeptAnswers, KeyedWrite, Operation,
+    OperationError, Principal,
+};
 
 use crate::domain::policy::{Action, Actor, Verdict, judge};
 use crate::store::{EventStore, EventTransaction};
 
-/// How often a change is judged anew because somebody else was faster.
+/// How often a write is judged anew because somebody else was faster.
 const MAX_ATTEMPTS: usize = 5;
 
 /// Answers `events.*`.
@@ -33,14 +38,23 @@ pub(crate) struct Events {
 
 impl EventHandlers for Events {}
 
-/// What becomes of an event.
-enum Change {
-    /// It becomes this.
-    Becomes(Event),
-    /// It stays as it is: nothing is written.
-    Stays,
-    /// It is removed.
-    Vanishes,
+impl KeptAnswers for Events {
+    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, Failure<Infallible>> {
+        Ok(self.store.kept(write).await?)
+    }
+}
+
+/// What one write does within its transaction. It may be done several times; only one is committed.
+trait Work<O: Operation>: Sync {
+    /// Judges, writes and records.
+    fn run(
+        &self,
+        cx: &Context,
+        transaction: &mut dyn EventTransaction,
+    ) -> impl Future<Output = Result<O::Response, Attempt<O::Error>>> + Send;
+
+    /// Says in the log what was done, once it is.
+    fn announce(&self, response: &O::Response);
 }
 
 /// Why one attempt at a write did not succeed.
@@ -71,51 +85,74 @@ impl Events {
         Self { store }
     }
 
-    /// Changes one event: look, judge, write and record, in one transaction. The write is guarded by
-    /// the status and version that were judged, so of two changes raced on one event one judges anew.
-    async fn change<E>(
+    /// Does `work` exactly once: in one transaction with its history row and, under a key, with the
+    /// answer that is kept. Whoever comes with the same key later, or at the same time, is given that one.
+    async fn write<O>(&self, cx: &Context, work: &impl Work<O>) -> Result<Answer, Failure<O::Error>>
+    where
+        O: Operation<Response: Keepable, Error: OperationError>,
+    {
+        for _ in 0..MAX_ATTEMPTS {
+            match self.write_once(cx, work).await {
+                Ok(answer) => return Ok(answer),
+                Err(Attempt::Failed(failure)) => return Err(failure),
+                Err(Attempt::Overtaken) => {}
+            }
+        }
+        tracing::warn!("gave up on a write that is overtaken all the time");
+        Err(Failure::Overloaded)
+    }
+
+    async fn write_once<O>(&self, cx: &Context, work: &impl Work<O>) -> Result<Answer, Attempt<O::Error>>
+    where
+        O: Operation<Response: Keepable, Error: OperationError>,
+    {
+        let mut transaction = self.store.begin(cx.deadline).await?;
+        let (answer, response) = match work.run(cx, &mut *transaction).await {
+            Ok(response) => (Answer::of::<O>(&response).map_err(|_| Failure::Internal)?, Some(response)),
+            // Judged before anything was written, so that the transaction holds nothing but the refusal.
+            Err(Attempt::Failed(Failure::Refused(error))) => match (error.into_problem(), &cx.write) {
+                (problem, Some(_)) if is_kept(problem.kind.status()) => (Answer::refusal(&problem, cx), None),
+                (problem, _) => return Err(Failure::Problem(problem).into()),
+            },
+            Err(failed) => return Err(failed),
+        };
+        if let Some(write) = &cx.write
+            && !transaction.keep(write, &write.keep(&answer, cx), cx.now).await?
+        {
+            drop(transaction);
+            // Gone again when it was too old: then this write is a new one.
+            let kept = self.store.kept(write).await?.ok_or(Attempt::Overtaken)?;
+            return write.replay(kept).map_err(|reason| Attempt::Failed(reason.into()));
+        }
+        match transaction.commit().await {
+            Ok(()) => {}
+            Err(error @ StoreError::Commit(_)) => return self.after_lost_commit(cx, answer, error).await,
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(response) = &response {
+            work.announce(response);
+        }
+        Ok(answer)
+    }
+
+    /// The commit was not answered. Under a key the kept answer says whether it took effect; that it is
+    /// not there says nothing: the server may still be at it.
+    async fn after_lost_commit<E>(
         &self,
         cx: &Context,
-        id: &str,
-        (action, recorded_as): (Action, HistoryAction),
-        apply: impl Fn(&Event) -> Result<Change, E> + Send + Sync,
-    ) -> Result<Event, Failure<E>>
-    where
-        E: From<ChangeError> + Send,
-    {
-        let principal = cx.principal()?;
-        let refused = |error: ChangeError| Failure::Refused(E::from(error));
-        let id = EventId::parse(id).ok_or(refused(ChangeError::NotFound))?;
-        let apply = &apply;
-        attempt(|| async move {
-            let mut transaction = self.store.begin(cx.deadline).await?;
-            let found = transaction.find(principal.organization_id, id).await?;
-            let event = found.ok_or(refused(ChangeError::NotFound))?;
-            let after = permitted(principal, &event, action).map_err(refused)?;
-            let current = EntityTag(event.version);
-            if cx.if_match.as_ref().is_some_and(|wanted| !wanted.matches_strongly(current)) {
-                return Err(refused(ChangeError::VersionMismatch(current)).into());
+        answer: Answer,
+        error: StoreError,
+    ) -> Result<Answer, Attempt<E>> {
+        if let Some(write) = &cx.write
+            && let Ok(Some(kept)) = self.store.kept(write).await
+        {
+            tracing::warn!(%error, "a commit was not answered, but took effect");
+            if kept == write.keep(&answer, cx) {
+                return Ok(answer);
             }
-            let (written, result) = match apply(&event).map_err(Failure::Refused)? {
-                Change::Stays => return Ok(event),
-                Change::Becomes(mut next) => {
-                    next.status = after;
-                    next.version = event.version + 1;
-                    next.updated_at = cx.now;
-                    (transaction.replace(&next, event.status, event.version).await?, Some(next))
-                }
-                Change::Vanishes => (transaction.remove(&event).await?, None),
-            };
-            if !written {
-                return Err(Attempt::Overtaken);
-            }
-            let (actor, from) = (principal.user_id, Some(event.status));
-            record(&mut *transaction, cx, actor, recorded_as, &event, from, result.as_ref()).await?;
-            transaction.commit().await?;
-            tracing::info!(event_id = %id, "{} event", action.verb());
-            Ok(result.unwrap_or(event))
-        })
-        .await
+            return write.replay(kept).map_err(|reason| Attempt::Failed(reason.into()));
+        }
+        Err(Attempt::Failed(error.into()))
     }
 
     /// The event, if the caller may see it.
@@ -128,20 +165,81 @@ impl Events {
     }
 }
 
-/// Runs a write until it is not in somebody else's way, a few times at most.
-async fn attempt<T, E, F>(write: impl Fn() -> F + Send + Sync) -> Result<T, Failure<E>>
-where
-    F: Future<Output = Result<T, Attempt<E>>> + Send,
-{
-    for _ in 0..MAX_ATTEMPTS {
-        match write().await {
-            Ok(written) => return Ok(written),
-            Err(Attempt::Failed(failure)) => return Err(failure),
-            Err(Attempt::Overtaken) => {}
+/// What becomes of an event.
+enum Becomes {
+    /// This.
+    Next(Event),
+    /// It stays as it is: nothing is written.
+    Same,
+    /// It is removed.
+    Nothing,
+}
+
+/// A change to one event: look, judge, write and record. The write is guarded by the status and version
+/// that were judged, so of two changes raced on one event one judges anew.
+struct Change<'a, F> {
+    id: &'a str,
+    action: Action,
+    recorded_as: HistoryAction,
+    apply: F,
+}
+
+impl<F> Change<'_, F> {
+    /// Changes the event, and returns it as it stands now, or stood before it was removed.
+    async fn make<E>(&self, cx: &Context, transaction: &mut dyn EventTransaction) -> Result<Event, Attempt<E>>
+    where
+        E: From<ChangeError> + Send,
+        F: Fn(&Event) -> Result<Becomes, E> + Sync,
+    {
+        let principal = cx.principal()?;
+        let refused = |error: ChangeError| Failure::Refused(E::from(error));
+        let id = EventId::parse(self.id).ok_or(refused(ChangeError::NotFound))?;
+        let found = transaction.find(principal.organization_id, id).await?;
+        let event = found.ok_or(refused(ChangeError::NotFound))?;
+        let after = permitted(principal, &event, self.action).map_err(refused)?;
+        let current = EntityTag(event.version);
+        if cx.if_match.as_ref().is_some_and(|wanted| !wanted.matches_strongly(current)) {
+            return Err(refused(ChangeError::VersionMismatch(current)).into());
         }
+        let (written, result) = match (self.apply)(&event).map_err(Failure::Refused)? {
+            Becomes::Same => return Ok(event),
+            Becomes::Next(mut next) => {
+                next.status = after;
+                next.version = event.version + 1;
+                next.updated_at = cx.now;
+                (transaction.replace(&next, event.status, event.version).await?, Some(next))
+            }
+            Becomes::Nothing => (transaction.remove(&event).await?, None),
+        };
+        if !written {
+            return Err(Attempt::Overtaken);
+        }
+        let (actor, from) = (principal.user_id, Some(event.status));
+        record(transaction, cx, actor, self.recorded_as, &event, from, result.as_ref()).await?;
+        Ok(result.unwrap_or(event))
     }
-    tracing::warn!("gave up on an event that changes all the time");
-    Err(Failure::Overloaded)
+
+    fn announce_change(&self) {
+        tracing::info!(event_id = self.id, "{} event", self.action.verb());
+    }
+}
+
+impl<O, F> Work<O> for Change<'_, F>
+where
+    O: Operation<Response = Event, Error: From<ChangeError> + Send>,
+    F: Fn(&Event) -> Result<Becomes, O::Error> + Sync,
+{
+    async fn run(
+        &self,
+        cx: &Context,
+        transaction: &mut dyn EventTransaction,
+    ) -> Result<Event, Attempt<O::Error>> {
+        self.make(cx, transaction).await
+    }
+
+    fn announce(&self, _event: &Event) {
+        self.announce_change();
+    }
 }
 
 fn actor(principal: &Principal, event: &Event) -> Actor {
@@ -179,46 +277,4 @@ async fn record(
         correlation_id: cx.correlation_id.as_str().to_owned(),
     };
     transaction.record(event.organization_id, event.id, &entry).await
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    /// A write that is in somebody's way `collisions` times.
-    async fn written_after(collisions: usize) -> (Result<usize, Failure<Infallible>>, usize) {
-        let tried = AtomicUsize::new(0);
-        let written = attempt(|| async {
-            let before = tried.fetch_add(1, Ordering::Relaxed);
-            if before < collisions {
-                // What Postgres reports as serialization_failure or deadlock_detected.
-                return Err(StoreError::Collision(sqlx::Error::PoolClosed).into());
-            }
-            Ok(before)
-        })
-        .await;
-        (written, tried.into_inner())
-    }
-
-    #[tokio::test]
-    async fn collisions_are_tried_again_and_given_up_in_the_end() {
-        assert!(matches!(written_after(0).await, (Ok(0), 1)));
-        assert!(matches!(written_after(MAX_ATTEMPTS - 1).await, (Ok(4), MAX_ATTEMPTS)));
-        assert!(matches!(written_after(MAX_ATTEMPTS).await, (Err(Failure::Overloaded), MAX_ATTEMPTS)));
-    }
-
-    #[tokio::test]
-    async fn other_failures_are_final() {
-        let tried = AtomicUsize::new(0);
-        let written: Result<(), Failure<Infallible>> = attempt(|| async {
-            tried.fetch_add(1, Ordering::Relaxed);
-            Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut).into())
-        })
-        .await;
-        assert!(matches!(written, Err(Failure::StoreUnavailable)));
-        assert_eq!(tried.into_inner(), 1);
-    }
 }

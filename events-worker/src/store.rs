@@ -8,9 +8,9 @@ mod sqlite;
 
 use async_trait::async_trait;
 use database::StoreError;
-use shared::contract::Timestamp;
 use shared::contract::auth::{OrganizationId, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, SortBy, SortOrder};
+use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use tokio::time::Instant;
 
 pub use cursor::{Cursor, SortValue};
@@ -30,6 +30,17 @@ pub trait EventStore: Send + Sync + 'static {
     /// One page of the events a viewer may see.
     async fn list(&self, query: &ListQuery, deadline: Instant) -> Result<Listing, StoreError>;
 
+    /// The answer that is kept under this write's key.
+    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError>;
+
+    /// Removes up to `limit` of the answers that were kept before `before`; returns how many.
+    async fn forget_answers(
+        &self,
+        before: Timestamp,
+        limit: i64,
+        deadline: Instant,
+    ) -> Result<u64, StoreError>;
+
     /// What was done to an event, oldest first.
     async fn history(
         &self,
@@ -38,7 +49,7 @@ pub trait EventStore: Send + Sync + 'static {
     ) -> Result<Vec<HistoryEntry>, StoreError>;
 }
 
-/// One change to one event, with its history row. Nothing is visible before [`commit`](Self::commit).
+/// One change to one event, with its history row and the answer to whoever asked for it. Nothing is visible before [`commit`](Self::commit).
 #[async_trait]
 pub trait EventTransaction: Send {
     /// The event as this transaction sees it.
@@ -62,6 +73,15 @@ pub trait EventTransaction: Send {
         id: EventId,
         entry: &HistoryEntry,
     ) -> Result<(), StoreError>;
+
+    /// Keeps the answer to `write`, given at `now`. `false` when one is kept under its key already; then
+    /// this transaction must be dropped.
+    async fn keep(
+        &mut self,
+        write: &KeyedWrite,
+        answer: &KeptAnswer,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Makes everything visible, durably.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;

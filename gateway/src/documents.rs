@@ -117,7 +117,7 @@ fn parameters(operation: &Description, in_path: bool, schema: &Value) -> Vec<Val
         parameters.push(json!({ "name": "id", "in": "path", "required": true, "schema": schema }));
     }
     if operation.repeat == Repeat::WithKey {
-        parameters.push(header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted"));
+        parameters.push(header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted. Who repeats the request with the same key, within 24 hours, is given the same answer, marked by Idempotent-Replayed: true"));
         if in_path {
             parameters.push(header("If-Match", "Fails with 412 unless the event still has this ETag"));
         }
@@ -154,7 +154,13 @@ fn responses(operation: &Description, components: &mut Map<String, Value>) -> Va
     ]);
     let token = (operation.access != Access::Public).then_some(ProblemType::Unauthenticated);
     let mut by_status: BTreeMap<u16, Vec<ProblemType>> = BTreeMap::new();
-    let problems = SHARED_PROBLEMS.into_iter().chain(body.into_iter().flatten()).chain(token);
+    let keyed =
+        (operation.repeat == Repeat::WithKey).then_some([ProblemType::KeyInProgress, ProblemType::KeyReused]);
+    let problems = SHARED_PROBLEMS
+        .into_iter()
+        .chain(body.into_iter().flatten())
+        .chain(token)
+        .chain(keyed.into_iter().flatten());
     for problem in problems.chain(operation.problems.iter().copied()) {
         by_status.entry(problem.status()).or_default().push(problem);
     }

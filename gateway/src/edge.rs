@@ -16,6 +16,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::Instrument;
 
 use crate::problem::{Failed, render};
+use crate::routes;
 
 /// The longest accepted request target, in bytes.
 const MAX_URI: usize = 8 * 1024;
@@ -96,6 +97,8 @@ pub(crate) fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
             header::LOCATION,
             header::LINK,
             header::RETRY_AFTER,
+            routes::IDEMPOTENT_REPLAYED,
+            routes::ORIGINAL_CORRELATION_ID,
         ])
         .max_age(std::time::Duration::from_secs(600)))
 }

@@ -14,7 +14,8 @@ use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use shared::contract::failure::PROBLEM_JSON;
 use shared::contract::{
-    Access, Description, Method, Operation, Problem, ProblemType, RequestDecoder, Timestamp,
+    Access, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType, Repeat,
+    RequestDecoder, Timestamp,
 };
 use shared::identity::Verifier;
 use shared::messaging::{Call, Caller, Reply};
@@ -23,6 +24,12 @@ use tokio::time::Instant;
 use crate::edge::RequestIds;
 use crate::extract;
 use crate::problem::Failed;
+
+/// `true` on an answer that was given before.
+pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// The id of the request that was first given this answer.
+pub(crate) const ORIGINAL_CORRELATION_ID: HeaderName =
+    HeaderName::from_static("idempotency-original-correlation-id");
 
 /// What every route needs.
 #[derive(Debug)]
@@ -75,19 +82,33 @@ async fn forward<O: Operation>(
         // From here on: a slow body has limits of its own and does not shorten the worker's time.
         deadline: Instant::now() + O::DEADLINE,
         authorization,
-        idempotency_key: extract::idempotency_key(&parts.headers)?,
+        idempotency_key: name_write(O::REPEAT, extract::idempotency_key(&parts.headers)?),
         if_match: extract::precondition(&parts.headers, &header::IF_MATCH)?,
         if_none_match: extract::precondition(&parts.headers, &header::IF_NONE_MATCH)?,
     };
+    let minted = call.idempotency_key.as_ref().is_some_and(|(_, origin)| *origin == KeyOrigin::Gateway);
     let payload = Bytes::from(serde_json::to_vec(&value).map_err(|error| Problem::internal(&error))?);
-    let reply = gateway.caller.call(description, &call, payload).await.map_err(|error| {
+    let mut reply = gateway.caller.call(description, &call, payload).await.map_err(|error| {
         tracing::warn!(%error, subject = O::SUBJECT, "no answer from the worker");
         error.into_problem(O::REPEAT)
     })?;
+    if minted {
+        // Repeated by the gateway, not by the client: for the client this is the first answer.
+        reply.first = None;
+    }
     let next_page = (reply.status == 200).then(|| O::next_cursor(&reply.body)).flatten();
     let link =
         next_page.map(|cursor| next_link(parts.uri.path(), parts.uri.query().unwrap_or_default(), &cursor));
     Ok(respond(reply, O::ACCESS, O::SUBJECT, link))
+}
+
+/// The name of a write: the client's, or one of this request's own, which makes repeating it safe.
+fn name_write(repeat: Repeat, given: Option<IdempotencyKey>) -> Option<(IdempotencyKey, KeyOrigin)> {
+    match (given, repeat) {
+        (Some(key), _) => Some((key, KeyOrigin::Client)),
+        (None, Repeat::WithKey) => Some((IdempotencyKey::mint(), KeyOrigin::Gateway)),
+        (None, Repeat::Safe | Repeat::Never) => None,
+    }
 }
 
 /// `Link: …; rel="next"` (RFC 8288): the same query, continued at `cursor`.
@@ -119,5 +140,8 @@ fn respond(reply: Reply, access: Access, subject: &str, link: Option<String>) ->
     set(header::ETAG, reply.etag.as_deref());
     set(header::LOCATION, reply.location.as_deref());
     set(header::LINK, link.as_deref());
+    set(header::RETRY_AFTER, reply.retry_after.as_deref());
+    set(IDEMPOTENT_REPLAYED, reply.first.as_ref().map(|_| "true"));
+    set(ORIGINAL_CORRELATION_ID, reply.first.as_deref());
     response
 }

@@ -11,6 +11,8 @@ use eventboard::runner::provision;
 use reqwest::{Client, Method, RequestBuilder};
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use shared::contract::Timestamp;
+use shared::contract::auth::{Email, OrganizationId, SessionId, User, UserId};
 use shared::settings::{Environment, NatsSettings};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -262,6 +264,25 @@ impl System {
         let mut request = signup(json!({ "invitation": invited.body["invitation"] }));
         request["email"] = json!(email);
         member(&self.post("/auth/signup", "", request).await.expect(201))
+    }
+
+    /// An access token as the auth worker would issue it to `member`, had they this role.
+    pub fn token_with_role(&self, member: &Member, role: &str) -> String {
+        let key = self.directory.path().join("signing-key.pem");
+        let issuer = auth_worker::tokens::TokenIssuer::from_file_or_generate(&key).expect("the key");
+        let now = Timestamp::now();
+        let user = User {
+            id: UserId::parse(&member.id).expect("an id"),
+            email: Email::parse(&member.email).expect("an address"),
+            first_name: "Test".to_owned(),
+            last_name: "Person".to_owned(),
+            role: role.parse().expect("a role"),
+            organization_id: OrganizationId::parse(&member.organization).expect("an id"),
+            created_at: now,
+            updated_at: now,
+        };
+        let token = issuer.access_token(&user, SessionId(uuid::Uuid::now_v7()), now).expect("a token");
+        token.expose().to_owned()
     }
 
     /// A draft by `member`.

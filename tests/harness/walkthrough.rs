@@ -23,6 +23,9 @@ pub struct Walked {
 /// An answer's status, correlation id and body.
 pub type Answer = (u16, String, Value);
 
+/// The key of the documented walkthrough; it names one submission for good.
+pub const DOCUMENTED_KEY: &str = "submit-123";
+
 impl Visitor {
     /// A visitor of `http`, the base URL of a gateway, who expects everything to work at once.
     pub fn new(http: &str) -> Self {
@@ -75,17 +78,26 @@ impl Visitor {
         created["id"].as_str().expect("id at the top level").to_owned()
     }
 
-    /// Signs in everybody, drafts, submits as request `test-123`, approves, and reads the history.
+    /// The walkthrough with a key of its own, for systems that have seen it before.
     pub async fn walk(&self) -> Walked {
+        self.walk_with(&format!("submit-{}", uuid::Uuid::now_v7())).await
+    }
+
+    /// Signs in everybody, drafts, submits as request `test-123` and once more with the same key, approves,
+    /// and reads the history.
+    pub async fn walk_with(&self, key: &str) -> Walked {
         self.login("admin@acme.com").await;
         self.login("user@techinnovators.com").await;
         let (token, moderator) = (self.login("user@acme.com").await, self.login("moderator@acme.com").await);
         let id = self.create(&token).await;
         let submit = self.client.post(format!("{}/events/{id}/submit", self.http)).bearer_auth(&token);
-        let submit = submit.header("Idempotency-Key", "submit-123").header("X-Correlation-ID", "test-123");
-        let (status, correlation_id, submitted) = self.send(submit).await;
+        let submit = submit.header("Idempotency-Key", key);
+        let first = submit.try_clone().expect("no body").header("X-Correlation-ID", "test-123");
+        let (status, correlation_id, submitted) = self.send(first).await;
         assert_eq!((status, correlation_id.as_str()), (200, "test-123"), "{submitted}");
         assert_eq!(submitted["status"], "SUBMITTED");
+        let again = self.send(submit).await;
+        assert_eq!((again.0, &again.2), (200, &submitted), "the same key, another answer");
         let (status, _, approved) =
             self.post(&format!("/events/{id}/approve"), &moderator, &Value::Null).await;
         assert_eq!((status, &approved["status"]), (200, &json!("APPROVED")), "{approved}");

@@ -20,6 +20,7 @@ mod compose;
 mod documents;
 mod edge;
 mod event_store;
+mod exactly_once;
 mod hazards;
 mod isolation;
 mod listing;

@@ -5,13 +5,13 @@ use reqwest::Client;
 
 use crate::harness::eventually;
 use crate::harness::process::{Runner, is_alive};
-use crate::harness::walkthrough::Visitor;
+use crate::harness::walkthrough::{DOCUMENTED_KEY, Visitor};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_walkthrough_works_on_a_fresh_start_and_survives_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut process = Runner::start(directory.path(), &[]).await;
-    let walked = Visitor::new(&process.ready.http).walk().await;
+    let walked = Visitor::new(&process.ready.http).walk_with(DOCUMENTED_KEY).await;
 
     eventually("both log lines are written", || async { process.lines_with("test-123").len() >= 2 }).await;
     let lines = process.lines_with("test-123");

@@ -1,14 +1,19 @@
 //! `events.approve`.
 
 use shared::contract::events::{Approve, ChangeError, Event, EventRequest, HistoryAction};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Change, Events};
+use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;
 
-impl Handle<Approve> for Events {
-    async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Event, Failure<ChangeError>> {
-        let approve = (Action::Approve, HistoryAction::Approved);
-        self.change(cx, &request.id, approve, |event| Ok(Change::Becomes(event.clone()))).await
+impl HandleKeyed<Approve> for Events {
+    async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Answer, Failure<ChangeError>> {
+        let change = Change {
+            id: &request.id,
+            action: Action::Approve,
+            recorded_as: HistoryAction::Approved,
+            apply: |event: &Event| Ok(Becomes::Next(event.clone())),
+        };
+        self.write::<Approve>(cx, &change).await
     }
 }

@@ -3,13 +3,37 @@
 use std::convert::Infallible;
 
 use shared::contract::events::{Create, CreateRequest, Event, EventId, EventStatus, HistoryAction};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleKeyed};
 use uuid::Uuid;
 
-use super::{Events, attempt, record};
+use super::{Attempt, Events, Work, record};
+use crate::store::EventTransaction;
 
-impl Handle<Create> for Events {
-    async fn handle(&self, cx: &Context, request: CreateRequest) -> Result<Event, Failure<Infallible>> {
+/// A new draft.
+struct Creation(Event);
+
+impl Work<Create> for Creation {
+    async fn run(
+        &self,
+        cx: &Context,
+        transaction: &mut dyn EventTransaction,
+    ) -> Result<Event, Attempt<Infallible>> {
+        let event = &self.0;
+        if !transaction.insert(event).await? {
+            return Err(Failure::internal(&"a new event id exists already").into());
+        }
+        let (actor, created) = (event.created_by_id, HistoryAction::Created);
+        record(transaction, cx, actor, created, event, None, Some(event)).await?;
+        Ok(event.clone())
+    }
+
+    fn announce(&self, event: &Event) {
+        tracing::info!(event_id = %event.id, "created event");
+    }
+}
+
+impl HandleKeyed<Create> for Events {
+    async fn handle(&self, cx: &Context, request: CreateRequest) -> Result<Answer, Failure<Infallible>> {
         let principal = cx.principal()?;
         let event = Event {
             id: EventId(Uuid::now_v7()),
@@ -26,18 +50,6 @@ impl Handle<Create> for Events {
             updated_at: cx.now,
             version: 1,
         };
-        let event = &event;
-        attempt(|| async move {
-            let mut transaction = self.store.begin(cx.deadline).await?;
-            if !transaction.insert(event).await? {
-                return Err(Failure::internal(&"a new event id exists already").into());
-            }
-            let (actor, created) = (principal.user_id, HistoryAction::Created);
-            record(&mut *transaction, cx, actor, created, event, None, Some(event)).await?;
-            Ok(transaction.commit().await?)
-        })
-        .await?;
-        tracing::info!(event_id = %event.id, "created event");
-        Ok(event.clone())
+        self.write::<Create>(cx, &Creation(event)).await
     }
 }

@@ -1,15 +1,41 @@
 //! `events.delete`.
 
-use shared::contract::events::{ChangeError, Delete, EventRequest, HistoryAction};
-use shared::contract::{Context, Failure, Handle, NoContent};
+use shared::contract::events::{ChangeError, Delete, Event, EventRequest, HistoryAction};
+use shared::contract::{Answer, Context, Failure, HandleKeyed, NoContent};
 
-use super::{Change, Events};
+use super::{Attempt, Becomes, Change, Events, Work};
 use crate::domain::policy::Action;
+use crate::store::EventTransaction;
 
-impl Handle<Delete> for Events {
-    async fn handle(&self, cx: &Context, request: EventRequest) -> Result<NoContent, Failure<ChangeError>> {
-        let delete = (Action::Delete, HistoryAction::Deleted);
-        self.change(cx, &request.id, delete, |_| Ok(Change::Vanishes)).await?;
+/// What becomes of an event that is deleted.
+type Vanish = fn(&Event) -> Result<Becomes, ChangeError>;
+
+/// The change that answers with nothing.
+struct Removal<'a>(Change<'a, Vanish>);
+
+impl Work<Delete> for Removal<'_> {
+    async fn run(
+        &self,
+        cx: &Context,
+        transaction: &mut dyn EventTransaction,
+    ) -> Result<NoContent, Attempt<ChangeError>> {
+        self.0.make(cx, transaction).await?;
         Ok(NoContent {})
+    }
+
+    fn announce(&self, _response: &NoContent) {
+        self.0.announce_change();
+    }
+}
+
+impl HandleKeyed<Delete> for Events {
+    async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Answer, Failure<ChangeError>> {
+        let change = Change {
+            id: &request.id,
+            action: Action::Delete,
+            recorded_as: HistoryAction::Deleted,
+            apply: (|_| Ok(Becomes::Nothing)) as Vanish,
+        };
+        self.write::<Delete>(cx, &Removal(change)).await
     }
 }

@@ -1,17 +1,22 @@
 //! `events.reject`.
 
 use shared::contract::events::{ChangeError, Event, HistoryAction, Reject, RejectRequest};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Change, Events};
+use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;
 
-impl Handle<Reject> for Events {
-    async fn handle(&self, cx: &Context, request: RejectRequest) -> Result<Event, Failure<ChangeError>> {
-        let reject = (Action::Reject, HistoryAction::Rejected);
-        self.change(cx, &request.id, reject, |event| {
-            Ok(Change::Becomes(Event { rejection_reason: Some(request.reason.clone()), ..event.clone() }))
-        })
-        .await
+impl HandleKeyed<Reject> for Events {
+    async fn handle(&self, cx: &Context, request: RejectRequest) -> Result<Answer, Failure<ChangeError>> {
+        let reason = &request.reason;
+        let change = Change {
+            id: &request.id,
+            action: Action::Reject,
+            recorded_as: HistoryAction::Rejected,
+            apply: |event: &Event| {
+                Ok(Becomes::Next(Event { rejection_reason: Some(reason.clone()), ..event.clone() }))
+            },
+        };
+        self.write::<Reject>(cx, &change).await
     }
 }

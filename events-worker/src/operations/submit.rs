@@ -1,17 +1,19 @@
 //! `events.submit`.
 
 use shared::contract::events::{ChangeError, Event, EventRequest, HistoryAction, Submit};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Change, Events};
+use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;
 
-impl Handle<Submit> for Events {
-    async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Event, Failure<ChangeError>> {
-        let submit = (Action::Submit, HistoryAction::Submitted);
-        self.change(cx, &request.id, submit, |event| {
-            Ok(Change::Becomes(Event { rejection_reason: None, ..event.clone() }))
-        })
-        .await
+impl HandleKeyed<Submit> for Events {
+    async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Answer, Failure<ChangeError>> {
+        let change = Change {
+            id: &request.id,
+            action: Action::Submit,
+            recorded_as: HistoryAction::Submitted,
+            apply: |event: &Event| Ok(Becomes::Next(Event { rejection_reason: None, ..event.clone() })),
+        };
+        self.write::<Submit>(cx, &change).await
     }
 }

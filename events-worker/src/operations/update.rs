@@ -1,23 +1,27 @@
 //! `events.update`.
 
 use shared::contract::events::{Event, HistoryAction, Update, UpdateError, UpdateRequest};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Change, Events};
+use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;
 
-impl Handle<Update> for Events {
-    async fn handle(&self, cx: &Context, request: UpdateRequest) -> Result<Event, Failure<UpdateError>> {
-        let edit = (Action::Update, HistoryAction::Updated);
-        self.change(cx, &request.id, edit, |event| {
-            let merged = merge(event, &request);
-            if merged.end_date <= merged.start_date {
-                return Err(UpdateError::EndsBeforeStart);
-            }
-            // An edit that changes nothing is no edit: it must not send an approved event back.
-            Ok(if merged == *event { Change::Stays } else { Change::Becomes(merged) })
-        })
-        .await
+impl HandleKeyed<Update> for Events {
+    async fn handle(&self, cx: &Context, request: UpdateRequest) -> Result<Answer, Failure<UpdateError>> {
+        let change = Change {
+            id: &request.id,
+            action: Action::Update,
+            recorded_as: HistoryAction::Updated,
+            apply: |event: &Event| {
+                let merged = merge(event, &request);
+                if merged.end_date <= merged.start_date {
+                    return Err(UpdateError::EndsBeforeStart);
+                }
+                // An edit that changes nothing is no edit: it must not send an approved event back.
+                Ok(if merged == *event { Becomes::Same } else { Becomes::Next(merged) })
+            },
+        };
+        self.write::<Update>(cx, &change).await
     }
 }
 

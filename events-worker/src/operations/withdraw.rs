@@ -1,14 +1,19 @@
 //! `events.withdraw`.
 
 use shared::contract::events::{ChangeError, Event, EventRequest, HistoryAction, Withdraw};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Change, Events};
+use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;
 
-impl Handle<Withdraw> for Events {
-    async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Event, Failure<ChangeError>> {
-        let withdraw = (Action::Withdraw, HistoryAction::Withdrawn);
-        self.change(cx, &request.id, withdraw, |event| Ok(Change::Becomes(event.clone()))).await
+impl HandleKeyed<Withdraw> for Events {
+    async fn handle(&self, cx: &Context, request: EventRequest) -> Result<Answer, Failure<ChangeError>> {
+        let change = Change {
+            id: &request.id,
+            action: Action::Withdraw,
+            recorded_as: HistoryAction::Withdrawn,
+            apply: |event: &Event| Ok(Becomes::Next(event.clone())),
+        };
+        self.write::<Withdraw>(cx, &change).await
     }
 }

@@ -4,12 +4,13 @@ use async_trait::async_trait;
 use database::{OpenError, Postgres, StoreError, StoredTime};
 use shared::contract::auth::OrganizationId;
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
+use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use sqlx::postgres::{PgArguments, PgConnectOptions};
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, Transaction};
 use tokio::time::Instant;
 
 use super::listing::{Dialect, Statement, Value, listing};
-use super::rows::{EventRow, HistoryRow};
+use super::rows::{EventRow, HistoryRow, OutcomeRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
 
 /// Events in a Postgres database.
@@ -51,6 +52,17 @@ const INSERT_HISTORY: &str = "INSERT INTO event_history (event_id, organization_
 const SELECT_HISTORY: &str = "SELECT at, actor_id, action, from_status, to_status, reason, correlation_id \
      FROM event_history WHERE organization_id = $1 AND event_id = $2 ORDER BY row";
 
+const INSERT_OUTCOME: &str = "INSERT INTO outcomes (organization_id, user_id, key_hash, fingerprint, role, \
+     correlation_id, trace_id, status, etag, location, body, kept_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING";
+
+const SELECT_OUTCOME: &str = "SELECT fingerprint, role, correlation_id, trace_id, status, etag, location, body \
+     FROM outcomes WHERE organization_id = $1 AND user_id = $2 AND key_hash = $3";
+
+const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE (organization_id, user_id, key_hash) IN \
+     (SELECT organization_id, user_id, key_hash FROM outcomes WHERE kept_at < $1 \
+     ORDER BY kept_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
 #[async_trait]
 impl EventStore for PostgresEventStore {
     async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
@@ -70,6 +82,32 @@ impl EventStore for PostgresEventStore {
         let (sql, values) = prepared(Statement::count(query, Dialect::Postgres))?;
         let total = sqlx::query_scalar_with(sql, values).fetch_one(&mut *reader).await?;
         Ok(listing(events, total, query))
+    }
+
+    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError> {
+        let row = sqlx::query_as::<_, OutcomeRow>(SELECT_OUTCOME)
+            .bind(write.organization_id.0)
+            .bind(write.user_id.0)
+            .bind(write.key_hash.as_slice())
+            .fetch_optional(self.database.pool())
+            .await?;
+        row.map(KeptAnswer::try_from).transpose()
+    }
+
+    async fn forget_answers(
+        &self,
+        before: Timestamp,
+        limit: i64,
+        deadline: Instant,
+    ) -> Result<u64, StoreError> {
+        let mut transaction = self.database.begin(deadline).await?;
+        let deleted = sqlx::query(DELETE_OUTCOMES)
+            .bind(StoredTime(before))
+            .bind(limit)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await.map_err(StoreError::commit)?;
+        Ok(deleted.rows_affected())
     }
 
     async fn history(
@@ -168,6 +206,30 @@ impl EventTransaction for PostgresEventTransaction {
             .execute(&mut *self.transaction)
             .await?;
         Ok(())
+    }
+
+    async fn keep(
+        &mut self,
+        write: &KeyedWrite,
+        answer: &KeptAnswer,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let kept = sqlx::query(INSERT_OUTCOME)
+            .bind(write.organization_id.0)
+            .bind(write.user_id.0)
+            .bind(write.key_hash.as_slice())
+            .bind(answer.fingerprint.as_slice())
+            .bind(answer.role.as_str())
+            .bind(answer.correlation_id.as_str())
+            .bind(&answer.trace_id)
+            .bind(answer.status.cast_signed())
+            .bind(answer.etag.map(|etag| etag.0))
+            .bind(&answer.location)
+            .bind(answer.body.as_ref())
+            .bind(StoredTime(now))
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(kept.rows_affected() == 1)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

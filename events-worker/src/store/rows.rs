@@ -3,6 +3,7 @@
 use database::{StoreError, StoredTime};
 use shared::contract::auth::{OrganizationId, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
+use shared::contract::{CorrelationId, EntityTag, KeptAnswer};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -68,6 +69,36 @@ impl TryFrom<HistoryRow> for HistoryEntry {
             to: row.to_status.as_deref().map(status).transpose()?,
             reason: row.reason,
             correlation_id: row.correlation_id,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct OutcomeRow {
+    fingerprint: Vec<u8>,
+    role: String,
+    correlation_id: String,
+    trace_id: String,
+    status: i16,
+    etag: Option<i64>,
+    location: Option<String>,
+    body: Vec<u8>,
+}
+
+impl TryFrom<OutcomeRow> for KeptAnswer {
+    type Error = StoreError;
+
+    fn try_from(row: OutcomeRow) -> Result<Self, StoreError> {
+        let unknown = StoreError::UnknownValue;
+        Ok(Self {
+            fingerprint: row.fingerprint.try_into().map_err(|_| unknown("fingerprint"))?,
+            role: row.role.parse().map_err(|_| unknown("role"))?,
+            correlation_id: CorrelationId::parse(&row.correlation_id).ok_or(unknown("correlation id"))?,
+            trace_id: row.trace_id,
+            status: u16::try_from(row.status).map_err(|_| unknown("status"))?,
+            etag: row.etag.map(EntityTag),
+            location: row.location,
+            body: row.body.into(),
         })
     }
 }

@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use database::{OpenError, Sqlite, StoreError, StoredTime};
 use shared::contract::auth::OrganizationId;
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
+use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe, SqliteConnection, Transaction};
 use tokio::time::Instant;
 
 use super::listing::{Dialect, Statement, Value, listing};
-use super::rows::{EventRow, HistoryRow};
+use super::rows::{EventRow, HistoryRow, OutcomeRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
 
 /// Events in an SQLite file.
@@ -51,6 +52,16 @@ const INSERT_HISTORY: &str = "INSERT INTO event_history (event_id, organization_
 const SELECT_HISTORY: &str = "SELECT at, actor_id, action, from_status, to_status, reason, correlation_id \
      FROM event_history WHERE organization_id = ? AND event_id = ? ORDER BY row";
 
+const INSERT_OUTCOME: &str = "INSERT INTO outcomes (organization_id, user_id, key_hash, fingerprint, role, \
+     correlation_id, trace_id, status, etag, location, body, kept_at) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+
+const SELECT_OUTCOME: &str = "SELECT fingerprint, role, correlation_id, trace_id, status, etag, location, body \
+     FROM outcomes WHERE organization_id = ? AND user_id = ? AND key_hash = ?";
+
+const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE rowid IN \
+     (SELECT rowid FROM outcomes WHERE kept_at < ? ORDER BY kept_at LIMIT ?)";
+
 #[async_trait]
 impl EventStore for SqliteEventStore {
     async fn begin(&self, _deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
@@ -70,6 +81,32 @@ impl EventStore for SqliteEventStore {
         let (sql, values) = prepared(Statement::count(query, Dialect::Sqlite))?;
         let total = sqlx::query_scalar_with(sql, values).fetch_one(&mut *reader).await?;
         Ok(listing(events, total, query))
+    }
+
+    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError> {
+        let row = sqlx::query_as::<_, OutcomeRow>(SELECT_OUTCOME)
+            .bind(write.organization_id.0)
+            .bind(write.user_id.0)
+            .bind(write.key_hash.as_slice())
+            .fetch_optional(self.database.readers())
+            .await?;
+        row.map(KeptAnswer::try_from).transpose()
+    }
+
+    async fn forget_answers(
+        &self,
+        before: Timestamp,
+        limit: i64,
+        _deadline: Instant,
+    ) -> Result<u64, StoreError> {
+        let mut transaction = self.database.begin().await?;
+        let deleted = sqlx::query(DELETE_OUTCOMES)
+            .bind(StoredTime(before))
+            .bind(limit)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await.map_err(StoreError::commit)?;
+        Ok(deleted.rows_affected())
     }
 
     async fn history(
@@ -168,6 +205,30 @@ impl EventTransaction for SqliteEventTransaction {
             .execute(&mut *self.transaction)
             .await?;
         Ok(())
+    }
+
+    async fn keep(
+        &mut self,
+        write: &KeyedWrite,
+        answer: &KeptAnswer,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let kept = sqlx::query(INSERT_OUTCOME)
+            .bind(write.organization_id.0)
+            .bind(write.user_id.0)
+            .bind(write.key_hash.as_slice())
+            .bind(answer.fingerprint.as_slice())
+            .bind(answer.role.as_str())
+            .bind(answer.correlation_id.as_str())
+            .bind(&answer.trace_id)
+            .bind(answer.status.cast_signed())
+            .bind(answer.etag.map(|etag| etag.0))
+            .bind(&answer.location)
+            .bind(answer.body.as_ref())
+            .bind(StoredTime(now))
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(kept.rows_affected() == 1)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

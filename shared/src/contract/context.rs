@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::auth::{OrganizationId, Role, SessionId, UserId};
-use super::{Failure, Timestamp, TraceContext};
+use super::{Failure, KeyedWrite, Timestamp, TraceContext};
 
 /// The id a request is found by, in every log line and span of every process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,6 +64,11 @@ impl IdempotencyKey {
             }
         };
         (1..=255).contains(&key.len()).then_some(Self(key))
+    }
+
+    /// A new UUIDv7.
+    pub fn mint() -> Self {
+        Self(Uuid::now_v7().to_string())
     }
 
     /// The key without its quotes.
@@ -166,8 +171,8 @@ pub struct Context {
     pub now: Timestamp,
     /// When the caller stops waiting.
     pub deadline: Instant,
-    /// The client's key, when it sent one.
-    pub idempotency_key: Option<IdempotencyKey>,
+    /// The write that a key names, when one was sent along with an operation that keeps answers.
+    pub write: Option<KeyedWrite>,
     /// The version the client believes it is changing.
     pub if_match: Option<Precondition>,
     /// The versions the client already holds.

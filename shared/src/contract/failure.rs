@@ -32,6 +32,10 @@ pub enum ProblemType {
     RequestTimeout,
     /// The object's status does not allow the action.
     WrongState,
+    /// A write with this idempotency key is under way.
+    KeyInProgress,
+    /// The idempotency key was used for something else.
+    KeyReused,
     /// The e-mail address is taken.
     EmailTaken,
     /// The organisation's name is taken.
@@ -89,6 +93,12 @@ impl ProblemType {
             Self::NotAcceptable => (406, "not-acceptable", "Only JSON can be answered"),
             Self::RequestTimeout => (408, "request-timeout", "The request did not arrive in time"),
             Self::WrongState => (409, "wrong-state", "The status does not allow this"),
+            Self::KeyInProgress => {
+                (409, "idempotency-in-progress", "A request with this idempotency key is under way")
+            }
+            Self::KeyReused => {
+                (422, "idempotency-key-reused", "The idempotency key was used for another request")
+            }
             Self::EmailTaken => (409, "email-taken", "The e-mail address is taken"),
             Self::OrganizationTaken => (409, "organization-taken", "The organisation's name is taken"),
             Self::PreconditionFailed => (412, "precondition-failed", "The object has changed"),
@@ -131,6 +141,7 @@ impl ProblemType {
         matches!(
             self,
             Self::RequestTimeout
+                | Self::KeyInProgress
                 | Self::Unavailable
                 | Self::Overloaded
                 | Self::DeadlineExceeded
@@ -283,6 +294,10 @@ pub enum Failure<E> {
     Forbidden(&'static str),
     /// Broken rules that only the worker can see.
     Invalid(Vec<Violation>),
+    /// A refusal of the domain's that has been spelled out already.
+    Problem(Problem),
+    /// The idempotency key was used for another operation, object or body.
+    KeyReused,
     /// The database cannot be reached or did not answer; nothing was done.
     StoreUnavailable,
     /// No room; nothing was done.
@@ -312,9 +327,14 @@ impl<E: OperationError> Failure<E> {
     pub fn into_problem(self) -> Problem {
         match self {
             Self::Refused(error) => error.into_problem(),
+            Self::Problem(problem) => problem,
             Self::Unauthenticated(detail) => Problem::new(ProblemType::Unauthenticated, detail),
             Self::Forbidden(detail) => Problem::new(ProblemType::Forbidden, detail),
             Self::Invalid(errors) => Problem::invalid(errors),
+            Self::KeyReused => Problem::new(
+                ProblemType::KeyReused,
+                "the key was first used for another operation, object or body; use a new one",
+            ),
             Self::StoreUnavailable => {
                 Problem::new(ProblemType::Unavailable, "the database cannot be reached")
             }

@@ -8,6 +8,7 @@ pub mod context;
 pub mod events;
 pub mod failure;
 pub mod json;
+pub mod keyed;
 pub mod schema;
 pub mod timestamp;
 pub mod trace;
@@ -25,6 +26,7 @@ use utoipa::ToSchema;
 
 pub use context::{Context, CorrelationId, EntityTag, IdempotencyKey, Precondition, Principal};
 pub use failure::{Failure, OperationError, Outcome, Problem, ProblemType, Violation};
+pub use keyed::{HandleKeyed, Keepable, KeptAnswer, KeptAnswers, KeyOrigin, KeyedWrite, NoReplay};
 pub use schema::RequestDecoder;
 pub use timestamp::Timestamp;
 pub use trace::TraceContext;
@@ -119,6 +121,8 @@ pub trait Response: Serialize + DeserializeOwned + ToSchema + Send + 'static {
 pub struct NoContent {}
 
 impl Response for NoContent {}
+
+impl keyed::sealed::SecretFree for NoContent {}
 
 /// One operation: a subject, its rules and its types.
 pub trait Operation: Send + Sync + 'static {
@@ -218,9 +222,9 @@ impl Description {
     }
 }
 
-/// A successful reply, ready for the wire.
-#[derive(Debug, Clone)]
-pub struct Success {
+/// An answer, ready for the wire: a success, or a refusal that is kept and given out again like one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
     /// HTTP status.
     pub status: u16,
     /// JSON; empty for 204.
@@ -229,19 +233,83 @@ pub struct Success {
     pub etag: Option<EntityTag>,
     /// The path of a newly created resource.
     pub location: Option<String>,
+    /// The request that was first given this answer, when that was another one.
+    pub first: Option<CorrelationId>,
 }
 
-/// An operation under way, its types erased.
-type Invocation = Pin<Box<dyn Future<Output = Result<Success, Problem>> + Send>>;
+impl Answer {
+    /// The answer of `O` that consists of `response`.
+    ///
+    /// # Errors
+    /// [`ProblemType::Internal`] for a response that cannot be serialised.
+    pub fn of<O: Operation>(response: &O::Response) -> Result<Self, Problem> {
+        let body = if O::STATUS == 204 {
+            Bytes::new()
+        } else {
+            Bytes::from(serde_json::to_vec(response).map_err(|error| Problem::internal(&error))?)
+        };
+        Ok(Self {
+            status: O::STATUS,
+            body,
+            etag: response.etag(),
+            location: O::location(response),
+            first: None,
+        })
+    }
 
-/// Begins an operation: decodes the payload, checks it and runs the handler.
-type Invoke<H> = Box<dyn Fn(Arc<H>, Arc<Context>, Bytes) -> Invocation + Send + Sync>;
+    /// The refusal `problem` of the request `cx`.
+    pub fn refusal(problem: &Problem, cx: &Context) -> Self {
+        Self {
+            status: problem.kind.status(),
+            body: problem.body(&cx.correlation_id, cx.trace).to_json().into(),
+            etag: None,
+            location: None,
+            first: None,
+        }
+    }
+}
+
+/// A future without its type.
+type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Runs a request of the type `R`.
+type RunTyped<H, R> = fn(Arc<H>, Arc<Context>, R) -> Pending<Result<Answer, Problem>>;
+
+/// Runs a decoded operation.
+type Run<H> = Box<dyn FnOnce(Arc<H>, Arc<Context>) -> Pending<Result<Answer, Problem>> + Send>;
+
+/// Looks an answer up.
+type Kept<H> = Box<dyn Fn(Arc<H>, KeyedWrite) -> Pending<Result<Option<KeptAnswer>, Problem>> + Send + Sync>;
+
+/// Decodes and checks a payload.
+type Decode<H> = Box<dyn Fn(&[u8]) -> Result<Decoded<H>, Problem> + Send + Sync>;
 
 /// One operation bound to the handler type `H`, its types erased.
 pub struct Endpoint<H> {
     /// The operation.
     pub description: Description,
-    invoke: Invoke<H>,
+    decode: Decode<H>,
+    kept: Option<Kept<H>>,
+}
+
+/// A request that keeps every rule of its schema.
+pub struct Decoded<H> {
+    /// The request as JSON.
+    pub body: Value,
+    run: Run<H>,
+}
+
+impl<H> std::fmt::Debug for Decoded<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoded").finish_non_exhaustive()
+    }
+}
+
+impl<H> Decoded<H> {
+    /// Runs the handler.
+    pub fn run(self, handler: Arc<H>, cx: Arc<Context>) -> Pending<Result<Answer, Problem>> {
+        (self.run)(handler, cx)
+    }
 }
 
 impl<H> std::fmt::Debug for Endpoint<H> {
@@ -257,33 +325,57 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
         O: Operation,
         H: Handle<O>,
     {
-        let decoder = Arc::new(RequestDecoder::<O::Request>::new());
+        Self::bind::<O>(None, |handler, cx, request| {
+            Box::pin(async move {
+                let response = handler.handle(&cx, request).await.map_err(Failure::into_problem)?;
+                Answer::of::<O>(&response)
+            })
+        })
+    }
+
+    /// Binds the keyed operation `O` to its handler.
+    pub fn keyed<O>() -> Self
+    where
+        O: Operation<Response: Keepable>,
+        H: HandleKeyed<O>,
+    {
+        let kept: Kept<H> = Box::new(|handler, write| {
+            Box::pin(async move { handler.kept(&write).await.map_err(Failure::into_problem) })
+        });
+        Self::bind::<O>(Some(kept), |handler, cx, request| {
+            Box::pin(async move { handler.handle(&cx, request).await.map_err(Failure::into_problem) })
+        })
+    }
+
+    fn bind<O: Operation>(kept: Option<Kept<H>>, run: RunTyped<H, O::Request>) -> Self {
+        let decoder = RequestDecoder::<O::Request>::new();
         Self {
             description: Description::of::<O>(),
-            invoke: Box::new(move |handler, cx, payload| {
-                let decoder = Arc::clone(&decoder);
-                Box::pin(async move {
-                    let request = decoder.decode(&payload)?;
-                    let response = handler.handle(&cx, request).await.map_err(Failure::into_problem)?;
-                    let body = if O::STATUS == 204 {
-                        Bytes::new()
-                    } else {
-                        Bytes::from(serde_json::to_vec(&response).map_err(|error| Problem::internal(&error))?)
-                    };
-                    Ok(Success {
-                        status: O::STATUS,
-                        body,
-                        etag: response.etag(),
-                        location: O::location(&response),
-                    })
-                })
+            decode: Box::new(move |payload| {
+                let (body, request) = decoder.decode(payload)?;
+                Ok(Decoded { body, run: Box::new(move |handler, cx| run(handler, cx, request)) })
             }),
+            kept,
         }
     }
 
-    /// Decodes `payload`, checks it and runs the handler.
-    pub fn invoke(&self, handler: Arc<H>, cx: Arc<Context>, payload: Bytes) -> Invocation {
-        (self.invoke)(handler, cx, payload)
+    /// Decodes `payload` and checks it.
+    ///
+    /// # Errors
+    /// [`ProblemType::MalformedRequest`] and [`ProblemType::ValidationFailed`].
+    pub fn decode(&self, payload: &[u8]) -> Result<Decoded<H>, Problem> {
+        (self.decode)(payload)
+    }
+
+    /// The answer kept for `write`; `None` also when the operation keeps none.
+    ///
+    /// # Errors
+    /// [`ProblemType::Unavailable`].
+    pub async fn kept(&self, handler: Arc<H>, write: KeyedWrite) -> Result<Option<KeptAnswer>, Problem> {
+        match &self.kept {
+            Some(kept) => kept(handler, write).await,
+            None => Ok(None),
+        }
     }
 }
 
@@ -291,23 +383,34 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
 ///
 /// Defines, in the calling module, `SERVICE`, `descriptions()` and the trait `$handlers`, which a worker
 /// implements by handling each operation. A listed operation without a handler is a compile
-/// error that names it.
+/// error that names it. Keyed operations, whose answers are kept, stand in a list of their own.
 #[macro_export]
 macro_rules! service {
-    ($(#[$doc:meta])* $handlers:ident, $name:literal, [$($operation:path),+ $(,)?]) => {
+    (
+        $(#[$doc:meta])* $handlers:ident, $name:literal,
+        [$($operation:path),+ $(,)?] $(, keyed [$($keyed:path),+ $(,)?])?
+    ) => {
         /// The service's name on the broker, also its queue group.
         pub const SERVICE: &str = $name;
 
         /// Every operation of the service, in the order of its declaration.
         pub fn descriptions() -> ::std::vec::Vec<$crate::contract::Description> {
-            ::std::vec![$($crate::contract::Description::of::<$operation>()),+]
+            ::std::vec![
+                $($crate::contract::Description::of::<$operation>(),)+
+                $($($crate::contract::Description::of::<$keyed>()),+)?
+            ]
         }
 
         $(#[$doc])*
-        pub trait $handlers: $($crate::contract::Handle<$operation> +)+ Sized {
+        pub trait $handlers:
+            $($crate::contract::Handle<$operation> +)+ $($($crate::contract::HandleKeyed<$keyed> +)+)? Sized
+        {
             /// Every operation bound to this handler.
             fn bind() -> ::std::vec::Vec<$crate::contract::Endpoint<Self>> {
-                ::std::vec![$($crate::contract::Endpoint::of::<$operation>()),+]
+                ::std::vec![
+                    $($crate::contract::Endpoint::of::<$operation>(),)+
+                    $($($crate::contract::Endpoint::keyed::<$keyed>()),+)?
+                ]
             }
         }
     };

@@ -130,21 +130,23 @@ impl<T: Request> RequestDecoder<T> {
         found
     }
 
-    /// Reads a message: syntax, then every rule, then the typed request. No payload counts as `{}`.
+    /// Reads a message: syntax, then every rule, then the request, as JSON and typed. No payload counts as
+    /// `{}`.
     ///
     /// # Errors
     /// [`ProblemType::MalformedRequest`] for JSON syntax, [`ProblemType::ValidationFailed`] with every
     /// violation otherwise.
-    pub fn decode(&self, payload: &[u8]) -> Result<T, Problem> {
+    pub fn decode(&self, payload: &[u8]) -> Result<(Value, T), Problem> {
         let body = parse_body(payload)?;
         let violations = self.violations(&body);
         if !violations.is_empty() {
             return Err(Problem::invalid(violations));
         }
         // The schema is derived from `T`; should serde be stricter somewhere, the client hears of it.
-        serde_json::from_value(body).map_err(|_| {
+        let request = T::deserialize(&body).map_err(|_| {
             Problem::new(ProblemType::ValidationFailed, "the request does not fit the operation's schema")
-        })
+        })?;
+        Ok((body, request))
     }
 }
 

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::multiplexer::{Multiplexer, NoReply};
 use super::{Connection, HEADER_ALLOWANCE, headers};
 use crate::contract::{
-    CorrelationId, Description, IdempotencyKey, Problem, ProblemType, Repeat, Timestamp, TraceContext,
+    CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat, Timestamp,
+    TraceContext,
 };
 
 /// Calls operations over the broker.
@@ -31,8 +32,8 @@ pub struct Call {
     pub deadline: Instant,
     /// The client's `Authorization` value, already verified.
     pub authorization: Option<String>,
-    /// The client's key.
-    pub idempotency_key: Option<IdempotencyKey>,
+    /// The name of the write, and who gave it.
+    pub idempotency_key: Option<(IdempotencyKey, KeyOrigin)>,
     /// The client's `If-Match` value.
     pub if_match: Option<String>,
     /// The client's `If-None-Match` value.
@@ -50,6 +51,10 @@ pub struct Reply {
     pub etag: Option<String>,
     /// The path of a newly created resource.
     pub location: Option<String>,
+    /// The id of the request that was first given this answer, when that was another one.
+    pub first: Option<String>,
+    /// Seconds after which the same request may be sent again.
+    pub retry_after: Option<String>,
 }
 
 /// Why a call got no answer.
@@ -195,9 +200,11 @@ fn request_headers(call: &Call, now: Timestamp, instant: Instant) -> HeaderMap {
     set(headers::BAGGAGE, &format!("correlation_id={}", call.correlation_id));
     set(headers::BUDGET, &budget.to_string());
     set(headers::DEADLINE, &now.unix_millis().saturating_add(budget).to_string());
+    let minted = call.idempotency_key.as_ref().is_some_and(|(_, origin)| *origin == KeyOrigin::Gateway);
     let optional = [
         (headers::AUTHORIZATION, call.authorization.clone()),
-        (headers::IDEMPOTENCY_KEY, call.idempotency_key.as_ref().map(IdempotencyKey::to_header)),
+        (headers::IDEMPOTENCY_KEY, call.idempotency_key.as_ref().map(|(key, _)| key.to_header())),
+        (headers::IDEMPOTENCY_KEY_ORIGIN, minted.then(|| "gateway".to_owned())),
         (headers::IF_MATCH, call.if_match.clone()),
         (headers::IF_NONE_MATCH, call.if_none_match.clone()),
     ];
@@ -222,6 +229,8 @@ fn read_reply(message: Message) -> Result<Reply, CallError> {
         status: status.ok_or(CallError::MalformedReply)?,
         etag: value(headers::ETAG)?.map(str::to_owned),
         location: value(headers::LOCATION)?.map(str::to_owned),
+        first: value(headers::ORIGINAL_CORRELATION_ID)?.map(str::to_owned),
+        retry_after: value(headers::RETRY_AFTER)?.map(str::to_owned),
         body: message.payload,
     })
 }

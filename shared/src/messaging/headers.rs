@@ -8,6 +8,14 @@ use crate::contract::{Problem, ProblemType};
 pub const CORRELATION_ID: &str = "X-Correlation-ID";
 /// The client's name for one intended write.
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// Who named the write: `gateway` when the client did not.
+pub const IDEMPOTENCY_KEY_ORIGIN: &str = "Idempotency-Key-Origin";
+/// `true` on an answer that was given before.
+pub const REPLAYED: &str = "Idempotent-Replayed";
+/// The id of the request that was first given this answer.
+pub const ORIGINAL_CORRELATION_ID: &str = "Idempotency-Original-Correlation-Id";
+/// Seconds after which the same request may be sent again.
+pub const RETRY_AFTER: &str = "Retry-After";
 /// The caller's bearer token.
 pub const AUTHORIZATION: &str = "Authorization";
 /// W3C Trace Context.

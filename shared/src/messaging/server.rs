@@ -1,13 +1,12 @@
 //! The serving side: a NATS service (ADR-32) whose endpoints are the operations of the contract.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::stream::{self, SelectAll};
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{Stream, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +16,10 @@ use tracing::Instrument;
 use super::discovery::Instance;
 use super::provision::assert_commands_uncovered;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
-use crate::contract::failure::PROBLEM_JSON;
+use crate::contract::failure::{PROBLEM_JSON, ProblemBody};
 use crate::contract::{
-    Context, CorrelationId, Description, Endpoint, IdempotencyKey, Precondition, Problem, ProblemType,
-    Repeat, Success, Timestamp, TraceContext,
+    Answer, Context, CorrelationId, Description, Endpoint, IdempotencyKey, KeyOrigin, KeyedWrite,
+    Precondition, Problem, ProblemType, Repeat, Timestamp, TraceContext,
 };
 use crate::identity::Verifier;
 
@@ -187,7 +186,7 @@ impl<H: Send + Sync + 'static> Server<H> {
         let (endpoints, handler, verifier) =
             (Arc::clone(&self.endpoints), Arc::clone(&self.handler), Arc::clone(&self.verifier));
         let (client, instance) = (self.connection.client().clone(), Arc::clone(&self.instance));
-        let permit = Arc::clone(room).try_acquire_owned();
+        let (permit, tracker) = (Arc::clone(room).try_acquire_owned(), under_way.clone());
         let work = async move {
             let endpoint = &endpoints[index];
             let arrival = Arrival::read(&message, received, Timestamp::now());
@@ -199,7 +198,7 @@ impl<H: Send + Sync + 'static> Server<H> {
             );
             let answer = async {
                 let result = match permit {
-                    Ok(_) => process(endpoint, handler, &verifier, &arrival, &message).await,
+                    Ok(_) => process(endpoint, handler, &verifier, &arrival, &message, &tracker).await,
                     Err(_) => {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
                     }
@@ -269,25 +268,32 @@ fn messages(
     })
 }
 
-/// Judges, decodes and runs one request within its deadline. A panic becomes a 500.
+/// Judges and decodes one request, and runs it within its deadline. A panic becomes a 500.
 async fn process<H: Send + Sync + 'static>(
     endpoint: &Endpoint<H>,
     handler: Arc<H>,
     verifier: &Verifier,
     arrival: &Arrival,
     message: &Message,
-) -> Result<Success, Problem> {
+    under_way: &TaskTracker,
+) -> Result<Answer, Problem> {
     let operation = &endpoint.description;
-    let cx = arrival.context(operation, message.headers.as_ref(), verifier)?;
+    let headers = message.headers.as_ref();
+    let mut cx = arrival.context(operation, headers, verifier)?;
+    let key = key(headers)?;
     let (deadline, if_none_match) = (cx.deadline, cx.if_none_match.clone());
     if message.payload.len() > operation.max_body {
         return Err(Problem::too_large(operation.max_body));
     }
-    let run =
-        AssertUnwindSafe(endpoint.invoke(handler, Arc::new(cx), message.payload.clone())).catch_unwind();
+    let decoded = endpoint.decode(&message.payload)?;
+    if let (Repeat::WithKey, Some((key, origin)), Some(principal)) = (operation.repeat, key, &cx.principal) {
+        cx.write = Some(KeyedWrite::new(principal, &key, origin, operation.subject, &decoded.body));
+    }
+    // A task of its own: a caller that stops waiting does not stop a write between commit and reply.
+    let run = under_way.spawn(decoded.run(handler, Arc::new(cx)).in_current_span());
     let outcome = operation.repeat.outcome_unanswered();
     match tokio::time::timeout_at(deadline, run).await {
-        Ok(Ok(Ok(success))) => Ok(unless_already_held(success, operation, if_none_match.as_ref())),
+        Ok(Ok(Ok(answer))) => Ok(unless_already_held(answer, operation, if_none_match.as_ref())),
         Ok(Ok(Err(problem))) => Err(problem),
         Ok(Err(_)) => Err(Problem::internal(&"the handler panicked").with_outcome(outcome)),
         Err(_) => {
@@ -297,13 +303,32 @@ async fn process<H: Send + Sync + 'static>(
     }
 }
 
+/// The idempotency key of a message, and who named it.
+fn key(headers: Option<&HeaderMap>) -> Result<Option<(IdempotencyKey, KeyOrigin)>, Problem> {
+    let origin = match headers::single(headers, headers::IDEMPOTENCY_KEY_ORIGIN)? {
+        Some("gateway") => KeyOrigin::Gateway,
+        _ => KeyOrigin::Client,
+    };
+    match headers::single(headers, headers::IDEMPOTENCY_KEY)? {
+        None => Ok(None),
+        Some(value) => match IdempotencyKey::parse(value) {
+            Some(key) => Ok(Some((key, origin))),
+            None => Err(malformed(headers::IDEMPOTENCY_KEY)),
+        },
+    }
+}
+
+fn malformed(name: &str) -> Problem {
+    Problem::new(ProblemType::MalformedRequest, format!("the header {name} is malformed"))
+}
+
 /// 304 without a body for a reader who holds this version.
-fn unless_already_held(success: Success, operation: &Description, held: Option<&Precondition>) -> Success {
-    match (held, success.etag) {
+fn unless_already_held(answer: Answer, operation: &Description, held: Option<&Precondition>) -> Answer {
+    match (held, answer.etag) {
         (Some(held), Some(etag)) if operation.repeat == Repeat::Safe && held.matches_weakly(etag) => {
-            Success { status: 304, body: Bytes::new(), ..success }
+            Answer { status: 304, body: Bytes::new(), ..answer }
         }
-        _ => success,
+        _ => answer,
     }
 }
 
@@ -347,27 +372,18 @@ impl Arrival {
                 "the request arrived after its deadline",
             ));
         }
-        let malformed = |name: &str| {
-            Problem::new(ProblemType::MalformedRequest, format!("the header {name} is malformed"))
-        };
         let precondition = |name| match headers::single(map, name)? {
             Some(value) => Precondition::parse(value).map(Some).ok_or_else(|| malformed(name)),
             None => Ok(None),
         };
         let authorization = headers::single(map, headers::AUTHORIZATION)?;
         let principal = verifier.authorize(operation.access, authorization, self.now)?;
-        let idempotency_key = match headers::single(map, headers::IDEMPOTENCY_KEY)? {
-            Some(value) => {
-                Some(IdempotencyKey::parse(value).ok_or_else(|| malformed(headers::IDEMPOTENCY_KEY))?)
-            }
-            None => None,
-        };
         Ok(Context {
             correlation_id: self.correlation_id.clone(),
             trace: self.trace,
             now: self.now,
             deadline: self.received + remaining,
-            idempotency_key,
+            write: None,
             if_match: precondition(headers::IF_MATCH)?,
             if_none_match: precondition(headers::IF_NONE_MATCH)?,
             principal,
@@ -403,9 +419,9 @@ impl Arrival {
     }
 
     /// Turns a result into the reply's headers and body, and tells its status.
-    fn reply(&self, result: Result<Success, Problem>, max_payload: usize) -> (OutgoingReply, u16) {
+    fn reply(&self, result: Result<Answer, Problem>, max_payload: usize) -> (OutgoingReply, u16) {
         let result = match result {
-            Ok(success) if success.body.len() + HEADER_ALLOWANCE > max_payload => Err(Problem::new(
+            Ok(answer) if answer.body.len() + HEADER_ALLOWANCE > max_payload => Err(Problem::new(
                 ProblemType::ReplyTooLarge,
                 "the answer is larger than the broker carries; ask for a smaller page",
             )),
@@ -414,28 +430,45 @@ impl Arrival {
         let mut map = HeaderMap::new();
         headers::set(&mut map, headers::CORRELATION_ID, self.correlation_id.as_str());
         match result {
-            Ok(success) => {
-                headers::set(&mut map, headers::STATUS, &success.status.to_string());
-                if let Some(etag) = success.etag {
+            Ok(answer) => {
+                if answer.status < 400 {
+                    headers::set(&mut map, headers::STATUS, &answer.status.to_string());
+                } else {
+                    set_failure(&mut map, answer.status, &summary(&answer.body));
+                }
+                if let Some(etag) = answer.etag {
                     headers::set(&mut map, headers::ETAG, &etag.to_string());
                 }
-                if let Some(location) = &success.location {
+                if let Some(location) = &answer.location {
                     headers::set(&mut map, headers::LOCATION, location);
                 }
-                (OutgoingReply { headers: map, body: success.body }, success.status)
+                if let Some(first) = &answer.first {
+                    headers::set(&mut map, headers::REPLAYED, "true");
+                    headers::set(&mut map, headers::ORIGINAL_CORRELATION_ID, first.as_str());
+                }
+                (OutgoingReply { headers: map, body: answer.body }, answer.status)
             }
             Err(problem) => {
                 let status = problem.kind.status();
-                headers::set(&mut map, headers::ERROR_CODE, &status.to_string());
-                headers::set(
-                    &mut map,
-                    headers::ERROR,
-                    &format!("{}: {}", problem.kind.title(), problem.detail),
-                );
-                headers::set(&mut map, headers::CONTENT_TYPE, PROBLEM_JSON);
+                set_failure(&mut map, status, &format!("{}: {}", problem.kind.title(), problem.detail));
+                if problem.kind == ProblemType::KeyInProgress {
+                    headers::set(&mut map, headers::RETRY_AFTER, "1");
+                }
                 let body = problem.body(&self.correlation_id, self.trace).to_json();
                 (OutgoingReply { headers: map, body: body.into() }, status)
             }
         }
     }
+}
+
+fn set_failure(map: &mut HeaderMap, status: u16, summary: &str) {
+    headers::set(map, headers::ERROR_CODE, &status.to_string());
+    headers::set(map, headers::ERROR, summary);
+    headers::set(map, headers::CONTENT_TYPE, PROBLEM_JSON);
+}
+
+/// A kept refusal in one line.
+fn summary(body: &[u8]) -> String {
+    let problem = serde_json::from_slice::<ProblemBody>(body).ok();
+    problem.map(|problem| format!("{}: {}", problem.title, problem.detail)).unwrap_or_default()
 }

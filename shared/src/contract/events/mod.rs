@@ -35,7 +35,8 @@ pub use withdraw::Withdraw;
 crate::service! {
     /// Everything the events worker must answer.
     EventHandlers, "events",
-    [Create, List, Get, Update, Delete, Submit, Withdraw, Approve, Reject, History]
+    [List, Get, History],
+    keyed [Create, Update, Delete, Submit, Withdraw, Approve, Reject]
 }
 
 id! {
@@ -165,6 +166,8 @@ pub struct Event {
     /// Counts its changes from 1; the number in its `ETag`.
     pub version: i64,
 }
+
+impl super::keyed::sealed::SecretFree for Event {}
 
 impl Response for Event {
     fn etag(&self) -> Option<EntityTag> {
