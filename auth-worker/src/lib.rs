@@ -58,7 +58,7 @@ pub async fn run(
     let directory = KeyDirectory::new(connection.clone());
     let handler = Arc::new(Auth::new(store, hasher, issuer));
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
-    let server = Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier);
+    let server = Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier, None);
 
     let address = admin.address();
     let readiness = Readiness::new(&connection, &keys, &shutdown);

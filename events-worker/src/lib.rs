@@ -12,8 +12,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use database::DatabaseUrl;
 use shared::contract::events::{EventHandlers, SERVICE};
+use shared::idempotency::Idempotency;
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Connection, KeyDirectory, Server};
+use shared::messaging::{Connection, KeyDirectory, LeaseBucket, Server};
 use shared::ops::{AdminServer, Readiness};
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +47,9 @@ pub async fn run(
     let keys = PublicKeys::unknown();
     let handler = Arc::new(Events::new(store));
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
-    let server = Server::new(connection.clone(), SERVICE, Events::bind(), handler, verifier);
+    let leases = LeaseBucket::open(connection.clone()).await.context("cannot listen for replies")?;
+    let idempotency = Some(Arc::new(Idempotency::new(leases)));
+    let server = Server::new(connection.clone(), SERVICE, Events::bind(), handler, verifier, idempotency);
 
     let address = admin.address();
     let readiness = Readiness::new(&connection, &keys, &shutdown);

@@ -3,6 +3,7 @@
 pub mod contract;
 pub mod demo;
 pub mod http;
+pub mod idempotency;
 pub mod identity;
 pub mod messaging;
 pub mod ops;

@@ -37,6 +37,12 @@ const PUBLISH: &str = "
 . + . . .  $KV.public-keys.jwks
 . . . . .  $KV.public-keys.other
 . . . . .  $KV.other.jwks
+. . + . .  $KV.idempotency.v1.a.b.c
+. . + . .  $JS.API.STREAM.MSG.GET.KV_idempotency
+. . . . .  $JS.API.STREAM.MSG.GET.KV_public-keys
+. . . . .  $JS.API.STREAM.MSG.DELETE.KV_idempotency
+. . . . .  $JS.API.STREAM.PURGE.KV_idempotency
+. . . + .  $JS.API.STREAM.CREATE.KV_idempotency
 + + + . .  $JS.API.DIRECT.GET.KV_public-keys.$KV.public-keys.jwks
 . . . . .  $JS.API.DIRECT.GET.KV_public-keys
 + + + + +  $JS.API.STREAM.INFO.KV_public-keys

@@ -371,10 +371,10 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
     ///
     /// # Errors
     /// [`ProblemType::Unavailable`].
-    pub async fn kept(&self, handler: Arc<H>, write: KeyedWrite) -> Result<Option<KeptAnswer>, Problem> {
+    pub fn kept(&self, handler: Arc<H>, write: KeyedWrite) -> Pending<Result<Option<KeptAnswer>, Problem>> {
         match &self.kept {
-            Some(kept) => kept(handler, write).await,
-            None => Ok(None),
+            Some(kept) => kept(handler, write),
+            None => Box::pin(std::future::ready(Ok(None))),
         }
     }
 }

@@ -14,6 +14,8 @@ pub const IDEMPOTENCY_KEY_ORIGIN: &str = "Idempotency-Key-Origin";
 pub const REPLAYED: &str = "Idempotent-Replayed";
 /// The id of the request that was first given this answer.
 pub const ORIGINAL_CORRELATION_ID: &str = "Idempotency-Original-Correlation-Id";
+/// JetStream: the write is refused unless this is the last sequence of its subject.
+pub(super) const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Seconds after which the same request may be sent again.
 pub const RETRY_AFTER: &str = "Retry-After";
 /// The caller's bearer token.

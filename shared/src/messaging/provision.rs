@@ -13,6 +13,11 @@ use crate::contract::{auth, events};
 /// The bucket with the public keys.
 pub(super) const KEYS_BUCKET: &str = "public-keys";
 
+/// The bucket with the leases of keyed writes.
+pub(super) const IDEMPOTENCY_BUCKET: &str = "idempotency";
+/// How long a lease or answer is remembered: an hour more than the 24 that are promised.
+const IDEMPOTENCY_AGE: Duration = Duration::from_secs(25 * 60 * 60);
+
 /// Requests to JetStream are answered at once or not at all.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -74,15 +79,23 @@ async fn provision_once(connection: &Connection, replicas: usize) -> Result<(), 
     for service in [auth::SERVICE, events::SERVICE] {
         assert_commands_uncovered(connection, service).await?;
     }
-    let bucket = kv::Config {
-        bucket: KEYS_BUCKET.to_owned(),
-        description: "The public keys that verify access tokens".to_owned(),
-        history: 1,
-        storage: stream::StorageType::File,
-        num_replicas: replicas,
-        ..kv::Config::default()
-    };
-    ensure_bucket(&jetstream(connection), bucket).await
+    let jetstream = jetstream(connection);
+    for (bucket, description, max_age) in [
+        (KEYS_BUCKET, "The public keys that verify access tokens", Duration::ZERO),
+        (IDEMPOTENCY_BUCKET, "Leases and answers of keyed writes", IDEMPOTENCY_AGE),
+    ] {
+        let bucket = kv::Config {
+            bucket: bucket.to_owned(),
+            description: description.to_owned(),
+            history: 1,
+            max_age,
+            storage: stream::StorageType::File,
+            num_replicas: replicas,
+            ..kv::Config::default()
+        };
+        ensure_bucket(&jetstream, bucket).await?;
+    }
+    Ok(())
 }
 
 async fn ensure_bucket(jetstream: &jetstream::Context, bucket: kv::Config) -> Result<(), ProvisionError> {

@@ -18,9 +18,10 @@ use super::provision::assert_commands_uncovered;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
 use crate::contract::failure::{PROBLEM_JSON, ProblemBody};
 use crate::contract::{
-    Answer, Context, CorrelationId, Description, Endpoint, IdempotencyKey, KeyOrigin, KeyedWrite,
+    Answer, Context, CorrelationId, Decoded, Description, Endpoint, IdempotencyKey, KeyOrigin, KeyedWrite,
     Precondition, Problem, ProblemType, Repeat, Timestamp, TraceContext,
 };
+use crate::idempotency::Idempotency;
 use crate::identity::Verifier;
 
 /// Requests one worker works on at once; the next one is told at once that there is no room.
@@ -54,9 +55,16 @@ pub struct Server<H> {
     connection: Connection,
     service: &'static str,
     instance: Arc<Instance>,
-    endpoints: Arc<Vec<Endpoint<H>>>,
+    work: Arc<Work<H>>,
+}
+
+/// What every request needs.
+struct Work<H> {
+    endpoints: Vec<Endpoint<H>>,
     handler: Arc<H>,
     verifier: Arc<Verifier>,
+    idempotency: Option<Arc<Idempotency>>,
+    under_way: TaskTracker,
 }
 
 /// What a subscription is for.
@@ -69,17 +77,21 @@ enum Source {
 type Incoming = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (Source, Option<Message>)> + Send>>>;
 
 impl<H: Send + Sync + 'static> Server<H> {
-    /// A server of `service` that trusts `verifier`'s keys.
+    /// A server of `service` that trusts `verifier`'s keys, and shares the runs of keyed writes with the
+    /// other workers through `idempotency`.
     pub fn new(
         connection: Connection,
         service: &'static str,
         endpoints: Vec<Endpoint<H>>,
         handler: Arc<H>,
         verifier: Arc<Verifier>,
+        idempotency: Option<Arc<Idempotency>>,
     ) -> Self {
         let operations = endpoints.iter().map(|endpoint| endpoint.description.clone());
         let instance = Arc::new(Instance::new(service, operations));
-        Self { connection, service, instance, endpoints: Arc::new(endpoints), handler, verifier }
+        let under_way = TaskTracker::new();
+        let work = Arc::new(Work { endpoints, handler, verifier, idempotency, under_way });
+        Self { connection, service, instance, work }
     }
 
     /// Subscribes, calls `ready` once that is in force, and serves until `shutdown`; then finishes what is
@@ -92,7 +104,6 @@ impl<H: Send + Sync + 'static> Server<H> {
         let unsubscribe = CancellationToken::new();
         let mut incoming = self.subscribe(&unsubscribe).await.map_err(ServeError::Register)?;
         let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        let under_way = TaskTracker::new();
         let mut in_force = std::pin::pin!(self.await_subscriptions());
         let mut ready = Some(ready);
         loop {
@@ -106,9 +117,9 @@ impl<H: Send + Sync + 'static> Server<H> {
                     }
                 }
                 next = incoming.next() => match next {
-                    Some((source, Some(message))) => self.take_up(source, message, &room, &under_way).await,
+                    Some((source, Some(message))) => self.take_up(source, message, &room).await,
                     Some((Source::Endpoint(index), None)) => {
-                        return Err(ServeError::EndpointEnded(self.endpoints[index].description.subject));
+                        return Err(ServeError::EndpointEnded(self.work.endpoints[index].description.subject));
                     }
                     Some((Source::Discovery, None)) | None => {
                         return Err(ServeError::EndpointEnded(self.service));
@@ -117,7 +128,7 @@ impl<H: Send + Sync + 'static> Server<H> {
             }
         }
         unsubscribe.cancel();
-        self.drain(incoming, &room, under_way).await;
+        self.drain(incoming, &room).await;
         Ok(())
     }
 
@@ -126,7 +137,7 @@ impl<H: Send + Sync + 'static> Server<H> {
     async fn subscribe(&self, unsubscribe: &CancellationToken) -> Result<Incoming, async_nats::Error> {
         let client = self.connection.client();
         let mut incoming = Incoming::new();
-        for (index, endpoint) in self.endpoints.iter().enumerate() {
+        for (index, endpoint) in self.work.endpoints.iter().enumerate() {
             let (subject, group) = (endpoint.description.subject, self.service.to_owned());
             let subscriber = client.queue_subscribe(subject, group).await?;
             incoming.push(Box::pin(messages(Source::Endpoint(index), subscriber, unsubscribe.clone())));
@@ -149,20 +160,14 @@ impl<H: Send + Sync + 'static> Server<H> {
         }
     }
 
-    async fn take_up(
-        &self,
-        source: Source,
-        message: Message,
-        room: &Arc<Semaphore>,
-        under_way: &TaskTracker,
-    ) {
+    async fn take_up(&self, source: Source, message: Message, room: &Arc<Semaphore>) {
         let inbox = message.reply.clone().filter(|reply| reply.starts_with(INBOX_PREFIX));
         let Some(inbox) = inbox else {
             tracing::warn!(subject = %message.subject, "dropped a message that has no inbox to answer to");
             return;
         };
         match source {
-            Source::Endpoint(index) => self.start(index, message, inbox, room, under_way),
+            Source::Endpoint(index) => self.start(index, message, inbox, room),
             Source::Discovery => {
                 if let Some(answer) = self.instance.answer(&message.subject)
                     && let Err(error) = self.connection.client().publish(inbox, answer.into()).await
@@ -174,31 +179,21 @@ impl<H: Send + Sync + 'static> Server<H> {
     }
 
     /// Starts work on one message, or answers at once that there is no room for it.
-    fn start(
-        &self,
-        index: usize,
-        message: Message,
-        inbox: Subject,
-        room: &Arc<Semaphore>,
-        under_way: &TaskTracker,
-    ) {
+    fn start(&self, index: usize, message: Message, inbox: Subject, room: &Arc<Semaphore>) {
         let received = Instant::now();
-        let (endpoints, handler, verifier) =
-            (Arc::clone(&self.endpoints), Arc::clone(&self.handler), Arc::clone(&self.verifier));
         let (client, instance) = (self.connection.client().clone(), Arc::clone(&self.instance));
-        let (permit, tracker) = (Arc::clone(room).try_acquire_owned(), under_way.clone());
-        let work = async move {
-            let endpoint = &endpoints[index];
+        let (work, permit) = (Arc::clone(&self.work), Arc::clone(room).try_acquire_owned());
+        let answered = async move {
             let arrival = Arrival::read(&message, received, Timestamp::now());
             let span = tracing::info_span!(
                 "process",
                 correlation_id = %arrival.correlation_id,
                 trace_id = %arrival.trace.trace_id(),
-                subject = endpoint.description.subject
+                subject = work.endpoints[index].description.subject
             );
             let answer = async {
                 let result = match permit {
-                    Ok(_) => process(endpoint, handler, &verifier, &arrival, &message, &tracker).await,
+                    Ok(_) => work.process(index, &arrival, &message).await,
                     Err(_) => {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
                     }
@@ -211,7 +206,7 @@ impl<H: Send + Sync + 'static> Server<H> {
                     status,
                     duration_us = elapsed.as_micros() as u64,
                     "{}",
-                    endpoint.description.subject
+                    work.endpoints[index].description.subject
                 );
                 if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
                     tracing::warn!(%error, "could not send a reply");
@@ -220,17 +215,18 @@ impl<H: Send + Sync + 'static> Server<H> {
             };
             answer.instrument(span).await;
         };
-        under_way.spawn(work.in_current_span());
+        self.work.under_way.spawn(answered.in_current_span());
     }
 
     /// Finishes what has arrived and sends every reply.
-    async fn drain(&self, mut incoming: Incoming, room: &Arc<Semaphore>, under_way: TaskTracker) {
+    async fn drain(&self, mut incoming: Incoming, room: &Arc<Semaphore>) {
+        let under_way = &self.work.under_way;
         let finish = async {
             // What has arrived is still in the streams. What the broker hands over until it has read our
             // UNSUB is not: the library has forgotten the subscription by then and drops it.
             while self.connection.is_connected() {
                 match incoming.next().await {
-                    Some((source, Some(message))) => self.take_up(source, message, room, &under_way).await,
+                    Some((source, Some(message))) => self.take_up(source, message, room).await,
                     Some((_, None)) => {}
                     None => break,
                 }
@@ -268,37 +264,57 @@ fn messages(
     })
 }
 
-/// Judges and decodes one request, and runs it within its deadline. A panic becomes a 500.
-async fn process<H: Send + Sync + 'static>(
-    endpoint: &Endpoint<H>,
-    handler: Arc<H>,
-    verifier: &Verifier,
-    arrival: &Arrival,
-    message: &Message,
-    under_way: &TaskTracker,
-) -> Result<Answer, Problem> {
-    let operation = &endpoint.description;
-    let headers = message.headers.as_ref();
-    let mut cx = arrival.context(operation, headers, verifier)?;
-    let key = key(headers)?;
-    let (deadline, if_none_match) = (cx.deadline, cx.if_none_match.clone());
-    if message.payload.len() > operation.max_body {
-        return Err(Problem::too_large(operation.max_body));
+impl<H: Send + Sync + 'static> Work<H> {
+    /// Judges and decodes one request, and runs it within its deadline. A panic becomes a 500.
+    async fn process(
+        self: &Arc<Self>,
+        index: usize,
+        arrival: &Arrival,
+        message: &Message,
+    ) -> Result<Answer, Problem> {
+        let (endpoint, headers) = (&self.endpoints[index], message.headers.as_ref());
+        let operation = &endpoint.description;
+        let mut cx = arrival.context(operation, headers, &self.verifier)?;
+        let key = key(headers)?;
+        let (deadline, if_none_match) = (cx.deadline, cx.if_none_match.clone());
+        if message.payload.len() > operation.max_body {
+            return Err(Problem::too_large(operation.max_body));
+        }
+        let decoded = endpoint.decode(&message.payload)?;
+        if let (Repeat::WithKey, Some((key, origin)), Some(principal)) =
+            (operation.repeat, key, &cx.principal)
+        {
+            cx.write = Some(KeyedWrite::new(principal, &key, origin, operation.subject, &decoded.body));
+        }
+        // A task of its own: a caller that stops waiting does not stop a write between commit and reply.
+        let run = Arc::clone(self).run(index, decoded, Arc::new(cx));
+        let outcome = operation.repeat.outcome_unanswered();
+        match tokio::time::timeout_at(deadline, self.under_way.spawn(run.in_current_span())).await {
+            Ok(Ok(Ok(answer))) => Ok(unless_already_held(answer, operation, if_none_match.as_ref())),
+            Ok(Ok(Err(problem))) => Err(problem),
+            Ok(Err(_)) => Err(Problem::internal(&"the handler panicked").with_outcome(outcome)),
+            Err(_) => Err(Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time")
+                .with_outcome(outcome)),
+        }
     }
-    let decoded = endpoint.decode(&message.payload)?;
-    if let (Repeat::WithKey, Some((key, origin)), Some(principal)) = (operation.repeat, key, &cx.principal) {
-        cx.write = Some(KeyedWrite::new(principal, &key, origin, operation.subject, &decoded.body));
-    }
-    // A task of its own: a caller that stops waiting does not stop a write between commit and reply.
-    let run = under_way.spawn(decoded.run(handler, Arc::new(cx)).in_current_span());
-    let outcome = operation.repeat.outcome_unanswered();
-    match tokio::time::timeout_at(deadline, run).await {
-        Ok(Ok(Ok(answer))) => Ok(unless_already_held(answer, operation, if_none_match.as_ref())),
-        Ok(Ok(Err(problem))) => Err(problem),
-        Ok(Err(_)) => Err(Problem::internal(&"the handler panicked").with_outcome(outcome)),
-        Err(_) => {
-            Err(Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time")
-                .with_outcome(outcome))
+
+    /// Runs a request; one that a client has named, once only.
+    async fn run(
+        self: Arc<Self>,
+        index: usize,
+        decoded: Decoded<H>,
+        cx: Arc<Context>,
+    ) -> Result<Answer, Problem> {
+        let endpoint = &self.endpoints[index];
+        let run = decoded.run(Arc::clone(&self.handler), Arc::clone(&cx));
+        match (&cx.write, &self.idempotency) {
+            // A gateway's own key is known to nobody else: the database alone guards it.
+            (Some(write), Some(idempotency)) if write.origin == KeyOrigin::Client => {
+                let kept = || endpoint.kept(Arc::clone(&self.handler), write.clone());
+                let longest = endpoint.description.deadline;
+                idempotency.once(&cx, write, longest, run, kept, &self.under_way).await
+            }
+            _ => run.await,
         }
     }
 }
