@@ -3,6 +3,7 @@
 mod config;
 pub mod domain;
 mod operations;
+mod retention;
 mod seed;
 pub mod store;
 
@@ -45,7 +46,7 @@ pub async fn run(
         () = shutdown.cancelled() => return Ok(()),
     };
     let keys = PublicKeys::unknown();
-    let handler = Arc::new(Events::new(store));
+    let handler = Arc::new(Events::new(Arc::clone(&store)));
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
     let leases = LeaseBucket::open(connection.clone()).await.context("cannot listen for replies")?;
     let idempotency = Some(Arc::new(Idempotency::new(leases)));
@@ -68,8 +69,9 @@ pub async fn run(
         served
     };
     let directory = KeyDirectory::new(connection.clone());
-    let (served, (), ()) = tokio::join!(
+    let (served, (), (), ()) = tokio::join!(
         serve,
+        retention::forget_answers(&*store, background.clone()),
         directory.follow(Arc::clone(&keys), background.clone()),
         admin.serve(readiness.clone(), background.clone())
     );

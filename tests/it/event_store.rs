@@ -10,9 +10,9 @@ use events_worker::store::{
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use shared::contract::Timestamp;
-use shared::contract::auth::{OrganizationId, UserId};
+use shared::contract::auth::{OrganizationId, Role, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry, SortBy, SortOrder};
+use shared::contract::{CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, Timestamp};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -26,6 +26,8 @@ on_both_databases!(
     events_come_back_as_they_were_stored,
     lists_agree_with_a_plain_sort_and_filter,
     counting_stops_at_the_limit,
+    answers_are_kept_once_and_forgotten_when_old,
+    of_racing_answers_to_one_key_one_is_kept,
 );
 
 /// An empty store, and what has to live as long.
@@ -311,4 +313,102 @@ async fn counting_stops_at_the_limit(database: Database) {
         ..query
     };
     assert_eq!(store.list(&query, soon()).await.unwrap().total, events_worker::store::MAX_TOTAL);
+}
+
+fn write(number: u8) -> KeyedWrite {
+    KeyedWrite {
+        organization_id: OrganizationId(Uuid::from_u128(1)),
+        user_id: UserId(Uuid::from_u128(2)),
+        key_hash: [number; 32],
+        fingerprint: [number ^ 0xff; 32],
+        role: Role::User,
+        origin: KeyOrigin::Client,
+    }
+}
+
+fn kept(write: &KeyedWrite, text: &str) -> KeptAnswer {
+    KeptAnswer {
+        fingerprint: write.fingerprint,
+        role: Role::Moderator,
+        correlation_id: CorrelationId::parse("test-123").unwrap(),
+        trace_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        status: 201,
+        etag: Some(EntityTag(7)),
+        location: Some("/events/x".to_owned()),
+        body: text.to_owned().into(),
+    }
+}
+
+async fn answers_are_kept_once_and_forgotten_when_old(database: Database) {
+    let (store, _directory) = open(database).await;
+    let (now, later) = (at("2026-01-01T00:00:00Z"), at("2026-01-02T00:00:00Z"));
+    let bare = KeptAnswer { etag: None, location: None, status: 204, ..kept(&write(2), "") };
+    for (number, answer, kept_at) in [(1, kept(&write(1), "{\"ä\":1}"), now), (2, bare, later)] {
+        let write = write(number);
+        assert_eq!(store.kept(&write).await.unwrap(), None);
+        let mut transaction = store.begin(soon()).await.unwrap();
+        assert!(transaction.keep(&write, &answer, kept_at).await.unwrap());
+        assert!(!transaction.keep(&write, &kept(&write, "other"), kept_at).await.unwrap());
+        assert_eq!(store.kept(&write).await.unwrap(), None, "seen before its commit");
+        transaction.commit().await.unwrap();
+        assert_eq!(store.kept(&write).await.unwrap(), Some(answer));
+        for stranger in [
+            KeyedWrite { user_id: UserId(Uuid::from_u128(3)), ..write.clone() },
+            KeyedWrite { organization_id: OrganizationId(Uuid::from_u128(4)), ..write.clone() },
+            KeyedWrite { key_hash: [99; 32], ..write.clone() },
+        ] {
+            assert_eq!(store.kept(&stranger).await.unwrap(), None);
+        }
+    }
+    let mut transaction = store.begin(soon()).await.unwrap();
+    assert!(transaction.keep(&write(3), &kept(&write(3), ""), now).await.unwrap());
+    drop(transaction);
+    assert_eq!(store.kept(&write(3)).await.unwrap(), None, "what was not committed is not kept");
+
+    assert_eq!(store.forget_answers(now, 10, soon()).await.unwrap(), 0);
+    assert_eq!(store.forget_answers(later, 10, soon()).await.unwrap(), 1);
+    assert_eq!(
+        (store.kept(&write(1)).await.unwrap(), store.kept(&write(2)).await.unwrap().is_some()),
+        (None, true)
+    );
+    for number in 10..20 {
+        let mut transaction = store.begin(soon()).await.unwrap();
+        assert!(transaction.keep(&write(number), &kept(&write(number), ""), now).await.unwrap());
+        transaction.commit().await.unwrap();
+    }
+    assert_eq!(store.forget_answers(later, 7, soon()).await.unwrap(), 7);
+    assert_eq!(store.forget_answers(later, 7, soon()).await.unwrap(), 3);
+}
+
+async fn of_racing_answers_to_one_key_one_is_kept(database: Database) {
+    let (store, _directory) = open(database).await;
+    for round in 0..10 {
+        let racers = (0..8_u8).map(|racer| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let write = write(round);
+                let mut transaction = store.begin(soon()).await.unwrap();
+                // The effect, then its answer: the loser must lose both.
+                let event = event(u128::from(round) * 100 + u128::from(racer) + 1);
+                assert!(transaction.insert(&event).await.unwrap());
+                let first =
+                    transaction.keep(&write, &kept(&write, &racer.to_string()), event.created_at).await;
+                let first = first.unwrap();
+                if first {
+                    transaction.commit().await.unwrap();
+                }
+                first.then_some(racer)
+            })
+        });
+        let outcomes = futures_util::future::join_all(racers).await;
+        let winners: Vec<u8> = outcomes.into_iter().filter_map(Result::unwrap).collect();
+        assert_eq!(winners.len(), 1, "{winners:?}");
+        let answer = store.kept(&write(round)).await.unwrap().unwrap();
+        assert_eq!(answer.body, winners[0].to_string());
+        for racer in 0..8 {
+            let event = event(u128::from(round) * 100 + racer + 1);
+            let found = store.find(event.organization_id, event.id).await.unwrap();
+            assert_eq!(found.is_some(), racer == u128::from(winners[0]));
+        }
+    }
 }

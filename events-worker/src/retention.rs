@@ -1,0 +1,43 @@
+//! Forgets answers that nobody may ask for any more, a few at a time.
+
+use std::time::Duration;
+
+use shared::contract::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::EventStore;
+
+/// How long answers are kept, in seconds: longer than the leases in JetStream, which point to them.
+const RETENTION_SECONDS: i64 = 72 * 60 * 60;
+/// Answers removed in one transaction, so that no writer waits long for it.
+const BATCH: i64 = 500;
+/// Between two transactions while there is more to remove.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks when there is nothing more.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// How long one transaction may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Removes what is too old, again and again, until `shutdown`. Several workers do not disturb each other.
+pub(crate) async fn forget_answers(store: &dyn EventStore, shutdown: CancellationToken) {
+    loop {
+        let before = Timestamp::now().plus_seconds(-RETENTION_SECONDS);
+        let forgotten = tokio::select! {
+            () = shutdown.cancelled() => return,
+            forgotten = store.forget_answers(before, BATCH, Instant::now() + TIMEOUT) => forgotten,
+        };
+        let pause = match forgotten {
+            Ok(count) if i64::try_from(count).is_ok_and(|count| count == BATCH) => PAUSE,
+            Ok(_) => INTERVAL,
+            Err(error) => {
+                tracing::warn!(%error, "could not remove old answers");
+                INTERVAL
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
