@@ -120,7 +120,7 @@ impl Record {
     fn running(write: &KeyedWrite, owner: Uuid, lease: Duration) -> Self {
         Self {
             state: State::Running,
-            fingerprint: URL_SAFE_NO_PAD.encode(write.fingerprint),
+            fingerprint: encoded(&write.fingerprint),
             owner,
             lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
             answer: None,
@@ -139,7 +139,9 @@ impl Record {
                 body: String::from_utf8(kept.body.to_vec()).ok()?,
             })
         });
-        Self { state: State::Done, answer, ..self.clone() }
+        // Whose answer it is, not who was at it: after a loss these may be two.
+        let fingerprint = kept.map_or_else(|| self.fingerprint.clone(), |kept| encoded(&kept.fingerprint));
+        Self { state: State::Done, fingerprint, answer, ..self.clone() }
     }
 
     /// The bytes to store; an answer that is too large stays in the database only.
@@ -186,6 +188,8 @@ enum Turn {
     Answered(Box<KeptAnswer>),
     /// It has been answered, or is being: the database knows the answer, if there is one.
     Elsewhere { record: Record, revision: u64, is_done: bool },
+    /// The key is somebody else's, unless the database knows better.
+    OtherWrite,
 }
 
 /// Grants one run per key, and remembers its answer.
@@ -242,11 +246,25 @@ impl Idempotency {
             match self.turn(&key, write, lease, (cx.now, wait_until)).await? {
                 Turn::Run(lease) => {
                     let outcome = run.await;
-                    self.settle(lease, cx, write, &outcome, under_way);
+                    match (&outcome, lease) {
+                        // The record was lost, and the key is another write's.
+                        (Err(problem), lease) if problem.kind == ProblemType::KeyReused => {
+                            let kept = kept().await.ok().flatten();
+                            let done = lease.record.done(kept.as_ref());
+                            self.complete(&lease.key, done, lease.revision, under_way);
+                        }
+                        (_, lease) => self.settle(lease, cx, write, &outcome, under_way),
+                    }
                     return outcome;
                 }
                 Turn::RunUnleased => return run.await,
                 Turn::Answered(answer) => return replay(write, *answer),
+                Turn::OtherWrite => {
+                    return match kept().await? {
+                        Some(answer) => replay(write, answer),
+                        None => Err(refused(NoReplay::OtherWrite)),
+                    };
+                }
                 Turn::Elsewhere { record, revision, is_done } => {
                     if let Some(answer) = kept().await? {
                         if !is_done {
@@ -319,7 +337,7 @@ impl Idempotency {
                 return Ok(Turn::Run(Lease { key: key.to_owned(), record, revision: entry.revision }));
             }
             if record.fingerprint != running.fingerprint {
-                return Err(refused(NoReplay::OtherWrite));
+                return Ok(Turn::OtherWrite);
             }
             match record.state {
                 State::Free => revision = entry.revision,
@@ -409,6 +427,10 @@ impl Idempotency {
         // Nobody panics while holding it; should anybody, the value is still whole.
         self.paused_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn encoded(fingerprint: &[u8; 32]) -> String {
+    URL_SAFE_NO_PAD.encode(fingerprint)
 }
 
 /// Half fixed, half random: duplicates that came together do not look together.

@@ -34,6 +34,16 @@ async fn start(directory: &Path, index: usize, port: Option<u16>, routes: &[u16;
     broker::start_configured(&file, &directory, port, &["-n", &name]).await
 }
 
+/// Three brokers that know each other.
+pub async fn three(directory: &Path) -> Vec<Broker> {
+    let routes = [free_port(), free_port(), free_port()];
+    let mut brokers = Vec::new();
+    for index in 0..3 {
+        brokers.push(start(directory, index, None, &routes).await);
+    }
+    brokers
+}
+
 /// The variables of a service in the overlay over those of the base, on this machine.
 fn environment(service: &str, urls: &str, data: &Path) -> HashMap<String, String> {
     let (base, overlay) = (compose::read("docker-compose.yml"), compose::read("docker-compose.cluster.yml"));

@@ -23,6 +23,7 @@ mod event_store;
 mod exactly_once;
 mod hazards;
 mod isolation;
+mod leases;
 mod listing;
 mod messages;
 mod moderation;
