@@ -15,7 +15,7 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     telemetry::init();
     if let Err(refused) = arguments.config.check() {

@@ -24,6 +24,7 @@ use shared::contract::{
     Answer, Context, EntityTag, Failure, Keepable, KeptAnswer, KeptAnswers, KeyedWrite, Operation,
     OperationError, Principal,
 };
+use shared::crash_point;
 
 use crate::domain::policy::{Action, Actor, Verdict, judge};
 use crate::store::{EventStore, EventTransaction};
@@ -116,6 +117,7 @@ impl Events {
             },
             Err(failed) => return Err(failed),
         };
+        crash_point!("effect-done");
         if let Some(write) = &cx.write
             && !transaction.keep(write, &write.keep(&answer, cx), cx.now).await?
         {
@@ -124,11 +126,13 @@ impl Events {
             let kept = self.store.kept(write).await?.ok_or(Attempt::Overtaken)?;
             return write.replay(kept).map_err(|reason| Attempt::Failed(reason.into()));
         }
+        crash_point!("answer-kept");
         match transaction.commit().await {
             Ok(()) => {}
             Err(error @ StoreError::Commit(_)) => return self.after_lost_commit(cx, answer, error).await,
             Err(error) => return Err(error.into()),
         }
+        crash_point!("committed");
         if let Some(response) = &response {
             work.announce(response);
         }

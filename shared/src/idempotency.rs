@@ -26,6 +26,7 @@ use crate::contract::{
     Answer, Context, CorrelationId, EntityTag, Failure, KeptAnswer, KeyedWrite, NoReplay, Outcome, Problem,
     ProblemType, Timestamp,
 };
+use crate::crash_point;
 
 /// How long a duplicate waits for the run that is under way.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -245,6 +246,7 @@ impl Idempotency {
         loop {
             match self.turn(&key, write, lease, (cx.now, wait_until)).await? {
                 Turn::Run(lease) => {
+                    crash_point!("claimed");
                     let outcome = run.await;
                     match (&outcome, lease) {
                         // The record was lost, and the key is another write's.
@@ -396,9 +398,11 @@ impl Idempotency {
     fn complete(self: &Arc<Self>, key: &str, record: Record, revision: u64, under_way: &TaskTracker) {
         let (this, key) = (Arc::clone(self), key.to_owned());
         let write = async move {
+            crash_point!("completing");
             if let Err(error) = this.store.write(&key, &record.to_bytes(), revision).await {
                 tracing::debug!(%error, "could not write down how a keyed write ended");
             }
+            crash_point!("completed");
         };
         under_way.spawn(write.in_current_span());
     }

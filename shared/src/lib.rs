@@ -1,6 +1,7 @@
 //! What every EventBoard service shares: the contract, the message path, identity and the runtime around them.
 
 pub mod contract;
+pub mod crash_point;
 pub mod demo;
 pub mod http;
 pub mod idempotency;

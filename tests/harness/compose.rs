@@ -76,6 +76,21 @@ impl Compose {
         service
     }
 
+    /// Starts `program` with the environment of a service and `more`, and waits until it says it is ready.
+    pub async fn up_as(&self, service: &str, program: &Path, more: &[(&str, String)]) -> Service {
+        let mut environment = self.environment(service);
+        for (name, value) in more {
+            environment.insert((*name).to_owned(), value.clone());
+        }
+        if more.iter().any(|(name, _)| *name == "EVENTBOARD_DATA_DIR") {
+            // On SQLite instead, in that directory.
+            environment.retain(|name, _| !name.contains("DATABASE"));
+        }
+        let process = Process::start(program, &[], environment.clone());
+        process.ready_line().await;
+        Service { process, environment }
+    }
+
     async fn spawn(&self, service: &str) -> Service {
         let command = texts(&self.file["services"][service]["command"]);
         let environment = self.environment(service);

@@ -20,19 +20,29 @@ use super::{broker, eventually};
 /// The program `name`, built once per run: cargo builds those of other packages only when asked.
 pub async fn program(name: &str) -> PathBuf {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    let directory = BUILT.get_or_init(|| async {
-        let directory = Path::new(env!("CARGO_BIN_EXE_eventboard")).parent().expect("a directory").to_owned();
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
-        cargo.arg("--target-dir").arg(directory.parent().expect("the target directory"));
-        if directory.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().await.expect("cargo runs");
-        assert!(built.success(), "the services do not build");
-        directory
-    });
-    directory.await.join(name)
+    BUILT.get_or_init(|| build(&["--workspace", "--bins"])).await.join(name)
+}
+
+/// The events worker that ends at the point its `FAILPOINTS` name.
+pub async fn failing_events_worker() -> PathBuf {
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    let name = "events-worker-failpoints";
+    let arguments = ["-p", "events-worker", "--features", "failpoints", "--bin", name];
+    BUILT.get_or_init(|| build(&arguments)).await.join(name)
+}
+
+/// Builds programs in the profile of this test, and returns where they are.
+async fn build(arguments: &[&str]) -> PathBuf {
+    let directory = Path::new(env!("CARGO_BIN_EXE_eventboard")).parent().expect("a directory").to_owned();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--locked"]).args(arguments);
+    cargo.arg("--target-dir").arg(directory.parent().expect("the target directory"));
+    if directory.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().await.expect("cargo runs");
+    assert!(built.success(), "the programs do not build");
+    directory
 }
 
 /// A running process. Dropping it kills it.

@@ -17,6 +17,7 @@ mod bad_input;
 mod broker_permissions;
 mod cluster;
 mod compose;
+mod crashes;
 mod documents;
 mod edge;
 mod event_store;

@@ -17,6 +17,7 @@ use super::multiplexer::{Multiplexer, NoReply};
 use super::provision::IDEMPOTENCY_BUCKET;
 use super::{Connection, headers};
 use crate::contract::Timestamp;
+use crate::crash_point;
 use crate::idempotency::{Entry, LeaseError, LeaseStore};
 
 /// How long the store may take; beyond it, a write goes on without a lease.
@@ -95,6 +96,7 @@ impl LeaseBucket {
                 .publish_with_reply_and_headers(subject, inbox, map, payload)
                 .await
                 .map_err(|error| LeaseError::Unavailable(error.to_string()))?;
+            crash_point!("lease-sent");
             pending.reply().await.map_err(|error| {
                 LeaseError::Unavailable(match error {
                     NoReply::NoResponders => "the bucket does not exist".to_owned(),

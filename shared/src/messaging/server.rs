@@ -21,6 +21,7 @@ use crate::contract::{
     Answer, Context, CorrelationId, Decoded, Description, Endpoint, IdempotencyKey, KeyOrigin, KeyedWrite,
     Precondition, Problem, ProblemType, Repeat, Timestamp, TraceContext,
 };
+use crate::crash_point;
 use crate::idempotency::Idempotency;
 use crate::identity::Verifier;
 
@@ -208,6 +209,7 @@ impl<H: Send + Sync + 'static> Server<H> {
                     "{}",
                     work.endpoints[index].description.subject
                 );
+                crash_point!("before-reply");
                 if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
                     tracing::warn!(%error, "could not send a reply");
                 }

@@ -1,0 +1,115 @@
+//! A worker that dies at any point of a keyed write: whoever repeats it finds one effect and one answer.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use reqwest::Client;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::harness::compose::Compose;
+use crate::harness::process::{failing_events_worker, program};
+use crate::harness::walkthrough::Visitor;
+use crate::harness::{Database, on_both_databases};
+
+on_both_databases!(wherever_a_worker_dies_a_repeated_write_has_one_effect);
+
+/// Every point of a write at which the worker can die, and whether the effect is there by then.
+const POINTS: [(&str, bool); 8] = [
+    ("lease-sent", false),
+    ("claimed", false),
+    ("effect-done", false),
+    ("answer-kept", false),
+    ("committed", true),
+    ("completing", true),
+    ("completed", true),
+    ("before-reply", true),
+];
+
+/// An answer's status, headers that matter, and bytes.
+type Seen = (u16, Option<String>, String);
+
+async fn create(client: &Client, http: &str, token: &str, point: &str) -> Seen {
+    let event = json!({
+        "title": point,
+        "description": "Test",
+        "startDate": "2026-06-01T10:00:00Z",
+        "endDate": "2026-06-01T12:00:00Z",
+    });
+    let request = client.post(format!("{http}/events")).bearer_auth(token).json(&event);
+    let answer = request.header("Idempotency-Key", point).send().await.unwrap();
+    let replayed =
+        answer.headers().get("idempotent-replayed").map(|value| value.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), replayed, answer.text().await.unwrap())
+}
+
+async fn wherever_a_worker_dies_a_repeated_write_has_one_effect(database: Database) {
+    let compose = Compose::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = Vec::new();
+    if database == Database::Sqlite {
+        settings.push(("EVENTBOARD_DATA_DIR", directory.path().to_str().unwrap().to_owned()));
+    }
+    assert!(compose.run("provision").await);
+    let _auth = compose.up("auth-worker").await;
+    let gateway = compose.up("gateway").await;
+    let http = gateway.http().await;
+    let visitor = Visitor::new(&http);
+    let token = visitor.login("user@techinnovators.com").await;
+    let client = Client::new();
+
+    for (point, _) in POINTS {
+        let mut settings = settings.clone();
+        settings.push(("FAILPOINTS", format!("{point}=return")));
+        let mut worker = compose.up_as("events-worker", &failing_events_worker().await, &settings).await;
+        let (sender, http, token) = (client.clone(), http.clone(), token.clone());
+        // Nobody waits for its answer: the worker is dead long before the gateway gives up.
+        let request = tokio::spawn(async move { create(&sender, &http, &token, point).await });
+        let status = worker.process.status().await;
+        assert!(!status.success(), "the worker outlived {point}: {status:?}");
+        request.abort();
+    }
+
+    let _worker = compose.up_as("events-worker", &program("events-worker").await, &settings).await;
+    let retries = POINTS.map(|(point, committed)| {
+        let (client, http, token) = (&client, &http, &token);
+        async move {
+            let patience = Instant::now() + Duration::from_secs(40);
+            let mut refused = 0;
+            loop {
+                let (status, replayed, body) = create(client, http, token, point).await;
+                match status {
+                    201 => {
+                        assert_eq!(replayed.is_some(), committed, "{point}: {body}");
+                        break (point, refused, body);
+                    }
+                    409 | 503 => refused += 1,
+                    _ => panic!("{point}: {status} {body}"),
+                }
+                assert!(!committed, "{point} had taken effect, and its answer was not found at once: {body}");
+                assert!(Instant::now() < patience, "{point} is stuck: {body}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    });
+    let answers = futures_util::future::join_all(retries).await;
+    let mut ids = HashSet::new();
+    for (point, _, body) in &answers {
+        let (status, replayed, again) = create(&client, &http, &token, point).await;
+        assert_eq!((status, replayed.as_deref(), &again), (201, Some("true"), body), "{point}");
+        let event: Value = serde_json::from_str(body).unwrap();
+        let id = event["id"].as_str().unwrap();
+        ids.insert(id.to_owned());
+        let (status, _, history) = visitor.get(&format!("/events/{id}/history"), &token).await;
+        assert_eq!((status, history["data"].as_array().map(Vec::len)), (200, Some(1)), "{point}: {history}");
+    }
+    // No effect but these eight: whatever else there is, nobody was told of.
+    let mut found = HashSet::new();
+    let (_, _, page) = visitor.get("/events?limit=100", &token).await;
+    for event in page["data"].as_array().unwrap() {
+        if POINTS.iter().any(|(point, _)| event["title"] == *point) {
+            found.insert(event["id"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(found, ids);
+}
