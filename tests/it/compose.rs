@@ -166,3 +166,57 @@ fn the_composition_is_hardened_pinned_and_scalable() {
     let replicas = |file: &Value| file["services"]["provision"]["environment"]["EVENTBOARD_REPLICAS"].clone();
     assert_eq!((replicas(&base), replicas(&cluster)), ("1".into(), "3".into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_calls_with_one_key_over_three_gateways_have_one_effect() {
+    let compose = Compose::start().await;
+    assert!(compose.run("provision").await, "provisioning fails");
+    let _auth = compose.up("auth-worker").await;
+    let mut workers = Vec::new();
+    let mut gateways = Vec::new();
+    for _ in 0..3 {
+        workers.push(compose.up("events-worker").await);
+        gateways.push(compose.up("gateway").await);
+    }
+    let mut urls = Vec::new();
+    for gateway in &gateways {
+        urls.push(format!("{}/events", gateway.http().await));
+    }
+    let visitor = Visitor::new(urls[0].trim_end_matches("/events"));
+    let token = visitor.login("user@techinnovators.com").await;
+    let before = visitor.get("/events", &token).await.2["meta"]["total"].as_i64().unwrap();
+    let client = reqwest::Client::new();
+    let event = serde_json::json!({
+        "title": "One of a thousand", "description": "Test",
+        "startDate": "2026-06-01T10:00:00Z", "endDate": "2026-06-01T12:00:00Z",
+    });
+    let calls = (0..1000).map(|number| {
+        let request = client.post(&urls[number % 3]).bearer_auth(&token).json(&event);
+        let request = request.header("Idempotency-Key", "one-of-a-thousand");
+        tokio::spawn(async move {
+            // As a client does that is told to ask again.
+            for _ in 0..100 {
+                let answer = request.try_clone().unwrap().send().await.unwrap();
+                let status = answer.status().as_u16();
+                let replayed = answer.headers().contains_key("idempotent-replayed");
+                let body = answer.text().await.unwrap();
+                match status {
+                    201 => return (replayed, body),
+                    409 | 503 => tokio::time::sleep(Duration::from_millis(100)).await,
+                    _ => panic!("{status} {body}"),
+                }
+            }
+            panic!("no answer after a hundred attempts");
+        })
+    });
+    let answers: Vec<(bool, String)> =
+        futures_util::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers.iter().filter(|(replayed, _)| !replayed).count(), 1, "unmarked answers");
+    assert!(answers.iter().all(|(_, body)| *body == answers[0].1), "answers differ");
+    let after = visitor.get("/events", &token).await.2["meta"]["total"].as_i64().unwrap();
+    assert_eq!(after, before + 1);
+    // Every worker had its share.
+    for worker in &workers {
+        assert!(!worker.process.lines_with("events.create").is_empty());
+    }
+}
