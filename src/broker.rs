@@ -17,6 +17,12 @@ const FIND_NATS_SERVER: &str = include_str!("../scripts/nats-server");
 
 /// How long a nats-server may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where a fetched nats-server is kept: beside the sources, or, where there are none, in `data_dir`.
+pub fn tools(data_dir: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if source.join("Cargo.toml").exists() { source.join(".tools") } else { data_dir.join("tools") }
+}
+
 /// Finds a usable nats-server, fetching one into `tools` when the machine has none. Progress goes to
 /// standard error.
 ///

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use eventboard::{healthcheck, runner};
+use eventboard::{chaos, healthcheck, runner};
 use shared::settings::{Environment, NatsSettings, ProductionCheck};
 use shared::{ops, telemetry};
+use tracing::Instrument;
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
 #[derive(Debug, Parser)]
@@ -32,6 +33,14 @@ enum Command {
         #[arg(long, env = "EVENTBOARD_ENV", value_enum, default_value_t)]
         env: Environment,
     },
+    /// Run one service as a process of its own, like the program of its name
+    #[command(subcommand)]
+    Service(Box<Service>),
+    /// Kill parts of a system all the time, and check that every write took effect exactly once
+    Chaos {
+        #[command(flatten)]
+        config: chaos::Config,
+    },
     /// Succeed when a URL answers 2xx
     Healthcheck {
         /// For example http://127.0.0.1:9100/readyz [default: /readyz on the admin port]
@@ -42,10 +51,71 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Service {
+    /// HTTP in, one NATS message out
+    Gateway {
+        #[command(flatten)]
+        config: gateway::Config,
+    },
+    /// Answers auth.* on NATS
+    AuthWorker {
+        #[command(flatten)]
+        config: auth_worker::Config,
+    },
+    /// Answers events.* on NATS
+    EventsWorker {
+        #[command(flatten)]
+        config: events_worker::Config,
+    },
+}
+
+/// Runs one service until it is asked to stop.
+async fn serve(service: Service) -> anyhow::Result<ExitCode> {
+    let (name, checked) = match &service {
+        Service::Gateway { config } => ("gateway", config.check()),
+        Service::AuthWorker { config } => ("auth-worker", config.check()),
+        Service::EventsWorker { config } => ("events-worker", config.check()),
+    };
+    if let Err(refused) = checked {
+        return Ok(ops::refuse_to_start(&refused));
+    }
+    let shutdown = ops::shutdown_on_signal()?;
+    let run = async {
+        match service {
+            Service::Gateway { config } => gateway::run(config, |_| {}, shutdown).await,
+            Service::AuthWorker { config } => auth_worker::run(config, |_| {}, shutdown).await,
+            Service::EventsWorker { config } => events_worker::run(config, |_| {}, shutdown).await,
+        }
+    };
+    run.instrument(tracing::info_span!("service", service = name)).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a storm and says what was seen; fails when a promise was broken.
+async fn storm(config: &chaos::Config) -> anyhow::Result<ExitCode> {
+    let shutdown = ops::shutdown_on_signal()?;
+    let report = chaos::run(config, &std::env::current_exe()?, shutdown).await?;
+    let chaos::Report { kills, attempts, acknowledged, writes, violations } = report;
+    tracing::info!(kills, attempts, writes, acknowledged, violations = violations.len(), "the storm is over");
+    for violation in &violations {
+        tracing::error!("{violation}");
+    }
+    Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
+        Some(Command::Service(service)) => {
+            telemetry::init();
+            return serve(*service).await;
+        }
+        Some(Command::Chaos { config }) => {
+            telemetry::init();
+            return storm(&config).await;
+        }
         Some(Command::Healthcheck { url, admin }) => {
             let url = url.unwrap_or_else(|| format!("{}/readyz", runner::base_url(admin)));
             healthcheck::healthcheck(&url).await?;

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::broker::{Broker, find_nats_server};
+use crate::broker::{Broker, find_nats_server, tools};
 
 /// How often ports are chosen before a taken one is an error.
 const MAX_PORT_ATTEMPTS: u32 = 5;
@@ -323,10 +323,7 @@ struct PrivateBroker {
 
 impl PrivateBroker {
     async fn start(data_dir: &Path) -> anyhow::Result<Self> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let tools =
-            if source.join("Cargo.toml").exists() { source.join(".tools") } else { data_dir.join("tools") };
-        let binary = find_nats_server(&tools).await?;
+        let binary = find_nats_server(&tools(data_dir)).await?;
         let directory = data_dir.join("nats");
         let usual = free(SocketAddr::from((Ipv4Addr::LOCALHOST, 4222))).map(|address| address.port());
         let broker = match Broker::start(&binary, &directory, usual).await {

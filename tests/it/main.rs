@@ -32,3 +32,4 @@ mod permissions;
 mod postgres;
 mod production;
 mod runner;
+mod storm;
