@@ -8,6 +8,8 @@ mod history;
 mod list;
 mod reject;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod update;
 mod withdraw;
 
@@ -281,96 +283,4 @@ async fn record(
         correlation_id: cx.correlation_id.as_str().to_owned(),
     };
     transaction.record(event.organization_id, event.id, &entry).await
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use async_trait::async_trait;
-    use shared::contract::auth::OrganizationId;
-    use shared::contract::events::Create;
-    use shared::contract::{CorrelationId, Timestamp, TraceContext};
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::store::{ListQuery, Listing};
-
-    /// A database on which transactions collide a few times, and which is away after that.
-    struct Colliding {
-        collisions: usize,
-        begun: AtomicUsize,
-    }
-
-    fn away<T>() -> Result<T, StoreError> {
-        Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut))
-    }
-
-    #[async_trait]
-    impl EventStore for Colliding {
-        async fn begin(&self, _deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
-            if self.begun.fetch_add(1, Ordering::Relaxed) < self.collisions {
-                // What Postgres reports as serialization_failure or deadlock_detected.
-                return Err(StoreError::Collision(sqlx::Error::PoolClosed));
-            }
-            away()
-        }
-
-        async fn find(&self, _: OrganizationId, _: EventId) -> Result<Option<Event>, StoreError> {
-            away()
-        }
-
-        async fn list(&self, _: &ListQuery, _: Instant) -> Result<Listing, StoreError> {
-            away()
-        }
-
-        async fn kept(&self, _: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError> {
-            away()
-        }
-
-        async fn forget_answers(&self, _: Timestamp, _: i64, _: Instant) -> Result<u64, StoreError> {
-            away()
-        }
-
-        async fn history(&self, _: OrganizationId, _: EventId) -> Result<Vec<HistoryEntry>, StoreError> {
-            away()
-        }
-    }
-
-    struct Nothing;
-
-    impl Work<Create> for Nothing {
-        async fn run(
-            &self,
-            _cx: &Context,
-            _transaction: &mut dyn EventTransaction,
-        ) -> Result<Event, Attempt<Infallible>> {
-            Err(Attempt::Overtaken)
-        }
-
-        fn announce(&self, _event: &Event) {}
-    }
-
-    async fn written_after(collisions: usize) -> (Failure<Infallible>, usize) {
-        let store = Arc::new(Colliding { collisions, begun: AtomicUsize::new(0) });
-        let cx = Context {
-            correlation_id: CorrelationId::mint(),
-            trace: TraceContext::continued(None, &mut rand::rng()),
-            now: Timestamp::now(),
-            deadline: Instant::now(),
-            write: None,
-            if_match: None,
-            if_none_match: None,
-            principal: None,
-        };
-        let failure = Events::new(Arc::clone(&store) as Arc<dyn EventStore>).write(&cx, &Nothing).await;
-        (failure.unwrap_err(), store.begun.load(Ordering::Relaxed))
-    }
-
-    #[tokio::test]
-    async fn collisions_are_tried_again_and_given_up_in_the_end() {
-        assert_eq!(written_after(0).await, (Failure::StoreUnavailable, 1));
-        assert_eq!(written_after(MAX_ATTEMPTS - 1).await, (Failure::StoreUnavailable, MAX_ATTEMPTS));
-        assert_eq!(written_after(MAX_ATTEMPTS).await, (Failure::Overloaded, MAX_ATTEMPTS));
-    }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -10,9 +11,12 @@ use tokio::time::Instant;
 use crate::harness::compose::Compose;
 use crate::harness::process::{failing_events_worker, program};
 use crate::harness::walkthrough::Visitor;
-use crate::harness::{Database, on_both_databases};
+use crate::harness::{Database, eventually, on_both_databases};
 
-on_both_databases!(wherever_a_worker_dies_a_repeated_write_has_one_effect);
+on_both_databases!(
+    wherever_a_worker_dies_a_repeated_write_has_one_effect,
+    an_owner_that_wakes_up_after_its_lease_has_no_second_effect,
+);
 
 /// Every point of a write at which the worker can die, and whether the effect is there by then.
 const POINTS: [(&str, bool); 8] = [
@@ -112,4 +116,55 @@ async fn wherever_a_worker_dies_a_repeated_write_has_one_effect(database: Databa
         }
     }
     assert_eq!(found, ids);
+}
+
+async fn an_owner_that_wakes_up_after_its_lease_has_no_second_effect(database: Database) {
+    let compose = Compose::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = Vec::new();
+    if database == Database::Sqlite {
+        settings.push(("EVENTBOARD_DATA_DIR", directory.path().to_str().unwrap().to_owned()));
+    }
+    assert!(compose.run("provision").await);
+    let _auth = compose.up("auth-worker").await;
+    let gateway = compose.up("gateway").await;
+    let http = gateway.http().await;
+    let visitor = Visitor::new(&http);
+    let token = visitor.login("user@techinnovators.com").await;
+    let client = Client::new();
+
+    // Long enough to be stopped between its claim and its transaction.
+    let mut sleepy = settings.clone();
+    sleepy.push(("FAILPOINTS", "claimed=sleep(1500)".to_owned()));
+    let sleeper = compose.up_as("events-worker", &failing_events_worker().await, &sleepy).await;
+    let (sender, url, bearer) = (client.clone(), http.clone(), token.clone());
+    let first = tokio::spawn(async move { create(&sender, &url, &bearer, "stalled").await });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    sleeper.process.signal(Signal::SIGSTOP);
+
+    let worker = compose.up_as("events-worker", &program("events-worker").await, &settings).await;
+    let mut taken_over = None;
+    let patience = Instant::now() + Duration::from_secs(60);
+    while taken_over.is_none() {
+        assert!(Instant::now() < patience, "nobody took the write over");
+        // Requests that the broker hands to the stopped worker are answered by nobody.
+        let attempt = create(&client, &http, &token, "stalled");
+        if let Ok((201, replayed, body)) = tokio::time::timeout(Duration::from_secs(3), attempt).await {
+            assert_eq!(replayed, None);
+            taken_over = Some(body);
+        }
+    }
+    assert!(!worker.process.lines_with("took over").is_empty(), "the lease was not taken over");
+
+    sleeper.process.signal(Signal::SIGCONT);
+    // It goes on where it was; what it then does must not count. Its own log says when it is through.
+    eventually("the late owner has ended its run", || async {
+        !sleeper.process.lines_with("\"duration_us\"").is_empty()
+    })
+    .await;
+    let (status, replayed, again) = create(&client, &http, &token, "stalled").await;
+    assert_eq!((status, replayed.as_deref(), Some(again)), (201, Some("true"), taken_over));
+    let (_, _, page) = visitor.get("/events?limit=100&search=stalled", &token).await;
+    assert_eq!(page["meta"]["total"], 1, "{page}");
+    first.abort();
 }
