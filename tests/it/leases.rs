@@ -98,6 +98,8 @@ impl LeaseStore for Memory {
 struct Rows {
     kept: Arc<Mutex<HashMap<[u8; 32], KeptAnswer>>>,
     effects: Arc<Mutex<HashMap<[u8; 32], u32>>>,
+    /// How often somebody set to work.
+    runs: Arc<AtomicU32>,
 }
 
 fn now() -> Timestamp {
@@ -161,6 +163,7 @@ impl Rows {
         text: &str,
         ending: Ending,
     ) -> Result<Answer, Problem> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
         match ending {
             Ending::Undone => return Err(Problem::new(ProblemType::Unavailable, "away")),
             Ending::Unknown => {
@@ -269,7 +272,11 @@ async fn what_is_on_its_way_to_the_replicas_is_waited_for() {
     assert!(bench.request(0, "dying", Ending::DiesAfterCommit).await.is_none());
     bench.memory.0.hidden_reads.store(3, Ordering::Relaxed);
     assert_replay(&bench.answer(1, "second").await, "dying");
-    assert_eq!(bench.rows.effects(), 1);
+    assert_eq!(
+        (bench.rows.effects(), bench.rows.runs.load(Ordering::Relaxed)),
+        (1, 1),
+        "nobody runs unclaimed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
