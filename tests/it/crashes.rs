@@ -8,6 +8,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::harness::broker::password;
 use crate::harness::compose::Compose;
 use crate::harness::process::{failing_events_worker, program};
 use crate::harness::walkthrough::Visitor;
@@ -16,6 +17,7 @@ use crate::harness::{Database, eventually, on_both_databases};
 on_both_databases!(
     wherever_a_worker_dies_a_repeated_write_has_one_effect,
     an_owner_that_wakes_up_after_its_lease_has_no_second_effect,
+    a_caller_that_stops_waiting_does_not_stop_a_commit,
 );
 
 /// Every point of a write at which the worker can die, and whether the effect is there by then.
@@ -118,6 +120,53 @@ async fn wherever_a_worker_dies_a_repeated_write_has_one_effect(database: Databa
     assert_eq!(found, ids);
 }
 
+/// Records in the bucket of leases.
+async fn claims(compose: &Compose) -> u64 {
+    let options = async_nats::ConnectOptions::with_user_and_password("ops".to_owned(), password("ops"));
+    let client = options.custom_inbox_prefix("_INBOX_ops").connect(compose.broker.url()).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream("KV_idempotency").await;
+    stream.map_or(0, |stream| stream.cached_info().state.messages)
+}
+
+async fn a_caller_that_stops_waiting_does_not_stop_a_commit(database: Database) {
+    let compose = Compose::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = vec![("FAILPOINTS", "answer-kept=1*sleep(1500)".to_owned())];
+    if database == Database::Sqlite {
+        settings.push(("EVENTBOARD_DATA_DIR", directory.path().to_str().unwrap().to_owned()));
+    }
+    assert!(compose.run("provision").await);
+    let _auth = compose.up("auth-worker").await;
+    let _worker = compose.up_as("events-worker", &failing_events_worker().await, &settings).await;
+    let gateway = compose.up("gateway").await;
+    let http = gateway.http().await;
+    let token = Visitor::new(&http).login("user@techinnovators.com").await;
+
+    let options = async_nats::ConnectOptions::with_user_and_password("ops".to_owned(), password("ops"));
+    let nats = options.custom_inbox_prefix("_INBOX_ops").connect(compose.broker.url()).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Authorization", format!("Bearer {token}").as_str());
+    headers.insert("Idempotency-Key", "impatient");
+    headers.insert("X-Budget-Ms", "700");
+    let event = json!({
+        "title": "impatient",
+        "description": "Test",
+        "startDate": "2026-06-01T10:00:00Z",
+        "endDate": "2026-06-01T12:00:00Z",
+    });
+    let reply = nats.request_with_headers("events.create", headers, event.to_string().into()).await.unwrap();
+    let problem: Value = serde_json::from_slice(&reply.payload).unwrap();
+    assert_eq!((&problem["status"], &problem["outcome"]), (&json!(504), &json!("unknown")), "{problem}");
+    // Whoever asks again is given the answer nobody waited for.
+    let client = Client::new();
+    let mut answer = create(&client, &http, &token, "impatient").await;
+    let patience = Instant::now() + Duration::from_secs(8);
+    while answer.0 == 409 && Instant::now() < patience {
+        answer = create(&client, &http, &token, "impatient").await;
+    }
+    assert_eq!((answer.0, answer.1.as_deref()), (201, Some("true")), "{answer:?}");
+}
+
 async fn an_owner_that_wakes_up_after_its_lease_has_no_second_effect(database: Database) {
     let compose = Compose::start().await;
     let directory = tempfile::tempdir().unwrap();
@@ -135,11 +184,11 @@ async fn an_owner_that_wakes_up_after_its_lease_has_no_second_effect(database: D
 
     // Long enough to be stopped between its claim and its transaction.
     let mut sleepy = settings.clone();
-    sleepy.push(("FAILPOINTS", "claimed=sleep(1500)".to_owned()));
+    sleepy.push(("FAILPOINTS", "claimed=sleep(4000)".to_owned()));
     let sleeper = compose.up_as("events-worker", &failing_events_worker().await, &sleepy).await;
     let (sender, url, bearer) = (client.clone(), http.clone(), token.clone());
     let first = tokio::spawn(async move { create(&sender, &url, &bearer, "stalled").await });
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    eventually("the write is claimed", || async { claims(&compose).await == 1 }).await;
     sleeper.process.signal(Signal::SIGSTOP);
 
     let worker = compose.up_as("events-worker", &program("events-worker").await, &settings).await;

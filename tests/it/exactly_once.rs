@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ on_both_databases!(
     who_may_not_see_an_answer_does_not_get_it,
     a_hundred_at_once_have_one_effect_and_one_answer,
     without_a_key_every_request_is_one_of_its_own,
+    a_store_that_is_full_gone_or_empty_changes_nothing,
 );
 
 async fn keyed(
@@ -291,6 +293,23 @@ async fn without_a_key_every_request_is_one_of_its_own(database: Database) {
         system.message_as("events.create", &admin.token, event("Again")).await.expect(201);
     }
     assert_eq!(total(&system, &admin).await, 4);
+    // The gateway names what comes without a name, each time anew.
+    let mut seen = system.nats.subscribe("events.create").await.unwrap();
+    // A round trip: the subscription is in force once it is back.
+    system.nats.request("$SRV.PING.events", "".into()).await.unwrap();
+    let mut names = HashSet::new();
+    for _ in 0..2 {
+        system.post("/events", &admin.token, event("Named")).await.expect(201);
+        let message = seen.next().await.unwrap();
+        let headers = message.headers.unwrap();
+        assert_eq!(headers.get("Idempotency-Key-Origin").unwrap().as_str(), "gateway");
+        names.insert(headers.get("Idempotency-Key").unwrap().as_str().to_owned());
+    }
+    assert_eq!(names.len(), 2);
+    keyed(&system, Method::POST, "/events", &admin, "mine", &event("Named")).await.expect(201);
+    let headers = seen.next().await.unwrap().headers.unwrap();
+    assert_eq!(headers.get("Idempotency-Key").unwrap().as_str(), "\"mine\"");
+    assert!(headers.get("Idempotency-Key-Origin").is_none());
     // Reads and auth.* have no use for a key.
     let login = json!({ "email": admin.email, "password": crate::harness::system::PASSWORD });
     let mut tokens = HashSet::new();
@@ -300,4 +319,34 @@ async fn without_a_key_every_request_is_one_of_its_own(database: Database) {
         tokens.insert(answer.body["refreshToken"].as_str().unwrap().to_owned());
     }
     assert_eq!(tokens.len(), 2);
+}
+
+async fn a_store_that_is_full_gone_or_empty_changes_nothing(database: Database) {
+    let system = System::start_on(database).await;
+    let admin = system.found_organization().await;
+    let jetstream = async_nats::jetstream::new(system.nats.clone());
+    let create = async |key: &str| keyed(&system, Method::POST, "/events", &admin, key, &event("Kept")).await;
+    let before = create("before").await.expect(201);
+    for state in ["empty", "full", "gone"] {
+        let mut stream = jetstream.get_stream("KV_idempotency").await.unwrap();
+        match state {
+            "empty" => {
+                stream.purge().await.unwrap();
+            }
+            "full" => {
+                let mut config = stream.info().await.unwrap().config.clone();
+                (config.max_bytes, config.discard) = (1, async_nats::jetstream::stream::DiscardPolicy::New);
+                jetstream.update_stream(config).await.unwrap();
+            }
+            _ => {
+                jetstream.delete_stream("KV_idempotency").await.unwrap();
+            }
+        }
+        assert_replayed(&create("before").await, &before);
+        let first = create(state).await.expect(201);
+        assert_replayed(&create(state).await, &first);
+        let other = keyed(&system, Method::POST, "/events", &admin, state, &event("Other")).await.expect(422);
+        assert_eq!(other.problem(), "idempotency-key-reused", "{state}");
+    }
+    assert_eq!(total(&system, &admin).await, 4);
 }

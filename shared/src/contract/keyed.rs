@@ -13,6 +13,16 @@ use super::{
 
 /// Responses that hold no secret, and so may be kept and given out again. Sealed: what a login or an
 /// invitation returns cannot be kept, because it does not compile.
+///
+/// ```
+/// fn keep<T: shared::contract::Keepable>() {}
+/// keep::<shared::contract::events::Event>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn keep<T: shared::contract::Keepable>() {}
+/// keep::<shared::contract::auth::Invitation>();
+/// ```
 pub trait Keepable: Response + sealed::SecretFree {}
 
 impl<T: Response + sealed::SecretFree> Keepable for T {}
