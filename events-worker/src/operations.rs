@@ -26,7 +26,7 @@ use shared::contract::{
     Answer, Context, EntityTag, Failure, Keepable, KeptAnswer, KeptAnswers, KeyedWrite, Operation,
     OperationError, Principal,
 };
-use shared::crash_point;
+use shared::{crash_point, stall_point};
 
 use crate::domain::policy::{Action, Actor, Verdict, judge};
 use crate::store::{EventStore, EventTransaction};
@@ -120,6 +120,7 @@ impl Events {
             Err(failed) => return Err(failed),
         };
         crash_point!("effect-done");
+        stall_point!("effect-stalls");
         if let Some(write) = &cx.write
             && !transaction.keep(write, &write.keep(&answer, cx), cx.now).await?
         {

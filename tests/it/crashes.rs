@@ -131,7 +131,7 @@ async fn claims(compose: &Compose) -> u64 {
 async fn a_caller_that_stops_waiting_does_not_stop_a_commit(database: Database) {
     let compose = Compose::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let mut settings = vec![("FAILPOINTS", "effect-done=1*sleep(1500)".to_owned())];
+    let mut settings = vec![("FAILPOINTS", "effect-stalls=1*return".to_owned())];
     if database == Database::Sqlite {
         settings.push(("EVENTBOARD_DATA_DIR", directory.path().to_str().unwrap().to_owned()));
     }
