@@ -6,11 +6,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use reqwest::Client;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::harness::broker::password;
-use crate::harness::compose::Compose;
+use crate::harness::compose::{Compose, Service};
 use crate::harness::process::{failing_events_worker, program};
+use crate::harness::system::event;
 use crate::harness::walkthrough::Visitor;
 use crate::harness::{Database, eventually, on_both_databases};
 
@@ -35,14 +37,44 @@ const POINTS: [(&str, bool); 8] = [
 /// An answer's status, headers that matter, and bytes.
 type Seen = (u16, Option<String>, String);
 
+/// Everything but the events workers, and somebody who writes.
+struct Stage {
+    compose: Compose,
+    /// What events workers are told besides the composition.
+    settings: Vec<(&'static str, String)>,
+    http: String,
+    token: String,
+    client: Client,
+    _services: [Service; 2],
+    _directory: TempDir,
+}
+
+impl Stage {
+    async fn set(database: Database) -> Self {
+        let compose = Compose::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = Vec::new();
+        if database == Database::Sqlite {
+            settings.push(("EVENTBOARD_DATA_DIR", directory.path().to_str().unwrap().to_owned()));
+        }
+        assert!(compose.run("provision").await);
+        let services = [compose.up("auth-worker").await, compose.up("gateway").await];
+        let http = services[1].http().await;
+        let token = Visitor::new(&http).login("user@techinnovators.com").await;
+        let client = Client::new();
+        Self { compose, settings, http, token, client, _services: services, _directory: directory }
+    }
+
+    /// A worker that fails where `failpoints` say.
+    async fn failing_worker(&self, failpoints: &str) -> Service {
+        let mut settings = self.settings.clone();
+        settings.push(("FAILPOINTS", failpoints.to_owned()));
+        self.compose.up_as("events-worker", &failing_events_worker().await, &settings).await
+    }
+}
+
 async fn create(client: &Client, http: &str, token: &str, point: &str) -> Seen {
-    let event = json!({
-        "title": point,
-        "description": "Test",
-        "startDate": "2026-06-01T10:00:00Z",
-        "endDate": "2026-06-01T12:00:00Z",
-    });
-    let request = client.post(format!("{http}/events")).bearer_auth(token).json(&event);
+    let request = client.post(format!("{http}/events")).bearer_auth(token).json(&event(point));
     let answer = request.header("Idempotency-Key", point).send().await.unwrap();
     let replayed =
         answer.headers().get("idempotent-replayed").map(|value| value.to_str().unwrap().to_owned());
@@ -50,24 +82,12 @@ async fn create(client: &Client, http: &str, token: &str, point: &str) -> Seen {
 }
 
 async fn wherever_a_worker_dies_a_repeated_write_has_one_effect(database: Database) {
-    let compose = Compose::start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let mut settings = Vec::new();
-    if database == Database::Sqlite {
-        settings.push(("EVENTBOARD_DATA_DIR", directory.path().to_str().unwrap().to_owned()));
-    }
-    assert!(compose.run("provision").await);
-    let _auth = compose.up("auth-worker").await;
-    let gateway = compose.up("gateway").await;
-    let http = gateway.http().await;
-    let visitor = Visitor::new(&http);
-    let token = visitor.login("user@techinnovators.com").await;
-    let client = Client::new();
+    let stage = Stage::set(database).await;
+    let Stage { compose, settings, http, token, client, .. } = &stage;
+    let visitor = Visitor::new(http);
 
     for (point, _) in POINTS {
-        let mut settings = settings.clone();
-        settings.push(("FAILPOINTS", format!("{point}=return")));
-        let mut worker = compose.up_as("events-worker", &failing_events_worker().await, &settings).await;
+        let mut worker = stage.failing_worker(&format!("{point}=return")).await;
         let (sender, http, token) = (client.clone(), http.clone(), token.clone());
         // Nobody waits for its answer: the worker is dead long before the gateway gives up.
         let request = tokio::spawn(async move { create(&sender, &http, &token, point).await });
@@ -76,42 +96,39 @@ async fn wherever_a_worker_dies_a_repeated_write_has_one_effect(database: Databa
         request.abort();
     }
 
-    let _worker = compose.up_as("events-worker", &program("events-worker").await, &settings).await;
-    let retries = POINTS.map(|(point, committed)| {
-        let (client, http, token) = (&client, &http, &token);
-        async move {
-            let patience = Instant::now() + Duration::from_secs(40);
-            let mut refused = 0;
-            loop {
-                let (status, replayed, body) = create(client, http, token, point).await;
-                match status {
-                    201 => {
-                        assert_eq!(replayed.is_some(), committed, "{point}: {body}");
-                        break (point, refused, body);
-                    }
-                    409 | 503 => refused += 1,
-                    _ => panic!("{point}: {status} {body}"),
+    let _worker = compose.up_as("events-worker", &program("events-worker").await, settings).await;
+    let retries = POINTS.map(|(point, committed)| async move {
+        let patience = Instant::now() + Duration::from_secs(40);
+        let mut refused = 0;
+        loop {
+            let (status, replayed, body) = create(client, http, token, point).await;
+            match status {
+                201 => {
+                    assert_eq!(replayed.is_some(), committed, "{point}: {body}");
+                    break (point, refused, body);
                 }
-                assert!(!committed, "{point} had taken effect, and its answer was not found at once: {body}");
-                assert!(Instant::now() < patience, "{point} is stuck: {body}");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                409 | 503 => refused += 1,
+                _ => panic!("{point}: {status} {body}"),
             }
+            assert!(!committed, "{point} had taken effect, and its answer was not found at once: {body}");
+            assert!(Instant::now() < patience, "{point} is stuck: {body}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     });
     let answers = futures_util::future::join_all(retries).await;
     let mut ids = HashSet::new();
     for (point, _, body) in &answers {
-        let (status, replayed, again) = create(&client, &http, &token, point).await;
+        let (status, replayed, again) = create(client, http, token, point).await;
         assert_eq!((status, replayed.as_deref(), &again), (201, Some("true"), body), "{point}");
         let event: Value = serde_json::from_str(body).unwrap();
         let id = event["id"].as_str().unwrap();
         ids.insert(id.to_owned());
-        let (status, _, history) = visitor.get(&format!("/events/{id}/history"), &token).await;
+        let (status, _, history) = visitor.get(&format!("/events/{id}/history"), token).await;
         assert_eq!((status, history["data"].as_array().map(Vec::len)), (200, Some(1)), "{point}: {history}");
     }
     // No effect but these eight: whatever else there is, nobody was told of.
     let mut found = HashSet::new();
-    let (_, _, page) = visitor.get("/events?limit=100", &token).await;
+    let (_, _, page) = visitor.get("/events?limit=100", token).await;
     for event in page["data"].as_array().unwrap() {
         if POINTS.iter().any(|(point, _)| event["title"] == *point) {
             found.insert(event["id"].as_str().unwrap().to_owned());
@@ -120,84 +137,59 @@ async fn wherever_a_worker_dies_a_repeated_write_has_one_effect(database: Databa
     assert_eq!(found, ids);
 }
 
+/// A connection to the broker as people have it.
+async fn ops(compose: &Compose) -> async_nats::Client {
+    let options = async_nats::ConnectOptions::with_user_and_password("ops".to_owned(), password("ops"));
+    options.custom_inbox_prefix("_INBOX_ops").connect(compose.broker.url()).await.unwrap()
+}
+
 /// Records in the bucket of leases.
 async fn claims(compose: &Compose) -> u64 {
-    let options = async_nats::ConnectOptions::with_user_and_password("ops".to_owned(), password("ops"));
-    let client = options.custom_inbox_prefix("_INBOX_ops").connect(compose.broker.url()).await.unwrap();
-    let stream = async_nats::jetstream::new(client).get_stream("KV_idempotency").await;
+    let stream = async_nats::jetstream::new(ops(compose).await).get_stream("KV_idempotency").await;
     stream.map_or(0, |stream| stream.cached_info().state.messages)
 }
 
 async fn a_caller_that_stops_waiting_does_not_stop_a_commit(database: Database) {
-    let compose = Compose::start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let mut settings = vec![("FAILPOINTS", "effect-stalls=1*return".to_owned())];
-    if database == Database::Sqlite {
-        settings.push(("EVENTBOARD_DATA_DIR", directory.path().to_str().unwrap().to_owned()));
-    }
-    assert!(compose.run("provision").await);
-    let _auth = compose.up("auth-worker").await;
-    let _worker = compose.up_as("events-worker", &failing_events_worker().await, &settings).await;
-    let gateway = compose.up("gateway").await;
-    let http = gateway.http().await;
-    let token = Visitor::new(&http).login("user@techinnovators.com").await;
-
-    let options = async_nats::ConnectOptions::with_user_and_password("ops".to_owned(), password("ops"));
-    let nats = options.custom_inbox_prefix("_INBOX_ops").connect(compose.broker.url()).await.unwrap();
+    let stage = Stage::set(database).await;
+    let Stage { compose, http, token, client, .. } = &stage;
+    let _worker = stage.failing_worker("effect-stalls=1*return").await;
+    let nats = ops(compose).await;
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Authorization", format!("Bearer {token}").as_str());
     headers.insert("Idempotency-Key", "impatient");
     headers.insert("X-Budget-Ms", "700");
-    let event = json!({
-        "title": "impatient",
-        "description": "Test",
-        "startDate": "2026-06-01T10:00:00Z",
-        "endDate": "2026-06-01T12:00:00Z",
-    });
+    let event = event("impatient");
     let reply = nats.request_with_headers("events.create", headers, event.to_string().into()).await.unwrap();
     let problem: Value = serde_json::from_slice(&reply.payload).unwrap();
     assert_eq!((&problem["status"], &problem["outcome"]), (&json!(504), &json!("unknown")), "{problem}");
     // Whoever asks again is given the answer nobody waited for.
-    let client = Client::new();
-    let mut answer = create(&client, &http, &token, "impatient").await;
+    let mut answer = create(client, http, token, "impatient").await;
     let patience = Instant::now() + Duration::from_secs(8);
     while answer.0 == 409 && Instant::now() < patience {
-        answer = create(&client, &http, &token, "impatient").await;
+        answer = create(client, http, token, "impatient").await;
     }
     assert_eq!((answer.0, answer.1.as_deref()), (201, Some("true")), "{answer:?}");
 }
 
 async fn an_owner_that_wakes_up_after_its_lease_has_no_second_effect(database: Database) {
-    let compose = Compose::start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let mut settings = Vec::new();
-    if database == Database::Sqlite {
-        settings.push(("EVENTBOARD_DATA_DIR", directory.path().to_str().unwrap().to_owned()));
-    }
-    assert!(compose.run("provision").await);
-    let _auth = compose.up("auth-worker").await;
-    let gateway = compose.up("gateway").await;
-    let http = gateway.http().await;
-    let visitor = Visitor::new(&http);
-    let token = visitor.login("user@techinnovators.com").await;
-    let client = Client::new();
+    let stage = Stage::set(database).await;
+    let Stage { compose, settings, http, token, client, .. } = &stage;
+    let visitor = Visitor::new(http);
 
     // Long enough to be stopped between its claim and its transaction.
-    let mut sleepy = settings.clone();
-    sleepy.push(("FAILPOINTS", "claimed=sleep(4000)".to_owned()));
-    let sleeper = compose.up_as("events-worker", &failing_events_worker().await, &sleepy).await;
+    let sleeper = stage.failing_worker("claimed=sleep(4000)").await;
     let (sender, url, bearer) = (client.clone(), http.clone(), token.clone());
     let first = tokio::spawn(async move { create(&sender, &url, &bearer, "stalled").await });
-    eventually("the write is claimed", || async { claims(&compose).await == 1 }).await;
+    eventually("the write is claimed", || async { claims(compose).await == 1 }).await;
     sleeper.process.signal(Signal::SIGSTOP);
 
-    let worker = compose.up_as("events-worker", &program("events-worker").await, &settings).await;
+    let worker = compose.up_as("events-worker", &program("events-worker").await, settings).await;
     let mut taken_over = None;
     let patience = Instant::now() + Duration::from_secs(60);
     while taken_over.is_none() {
         assert!(Instant::now() < patience, "nobody took the write over");
         // Requests that the broker hands to the stopped worker are answered by nobody.
-        let attempt = create(&client, &http, &token, "stalled");
+        let attempt = create(client, http, token, "stalled");
         if let Ok((201, replayed, body)) = tokio::time::timeout(Duration::from_secs(3), attempt).await {
             assert_eq!(replayed, None);
             taken_over = Some(body);
@@ -211,9 +203,9 @@ async fn an_owner_that_wakes_up_after_its_lease_has_no_second_effect(database: D
         !sleeper.process.lines_with("\"duration_us\"").is_empty()
     })
     .await;
-    let (status, replayed, again) = create(&client, &http, &token, "stalled").await;
+    let (status, replayed, again) = create(client, http, token, "stalled").await;
     assert_eq!((status, replayed.as_deref(), Some(again)), (201, Some("true"), taken_over));
-    let (_, _, page) = visitor.get("/events?limit=100&search=stalled", &token).await;
+    let (_, _, page) = visitor.get("/events?limit=100&search=stalled", token).await;
     assert_eq!(page["meta"]["total"], 1, "{page}");
     first.abort();
 }
