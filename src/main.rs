@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use eventboard::{chaos, healthcheck, runner};
+use shared::ops;
 use shared::settings::{Environment, NatsSettings, ProductionCheck};
-use shared::{ops, telemetry};
 use tracing::Instrument;
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
@@ -109,11 +109,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Service(service)) => {
-            telemetry::init();
+            ops::prepare_process();
             return serve(*service).await;
         }
         Some(Command::Chaos { config }) => {
-            telemetry::init();
+            ops::prepare_process();
             return storm(&config).await;
         }
         Some(Command::Healthcheck { url, admin }) => {
@@ -122,7 +122,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Some(Command::Provision { nats, replicas, env }) => {
-            telemetry::init();
+            ops::prepare_process();
             let mut check = ProductionCheck::default();
             nats.check(&mut check);
             if env == Environment::Production
@@ -135,7 +135,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
         None => {}
     }
-    telemetry::init();
+    ops::prepare_process();
     let shutdown = ops::shutdown_on_signal()?;
     let demo = arguments.config.demo;
     let announce = |ready: &runner::Ready| {

@@ -56,6 +56,12 @@ pub struct Config {
     /// Origins that browsers may call from, separated by commas; * allows all
     #[arg(long, env = "EVENTBOARD_CORS_ORIGINS", default_value = "*", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
+    /// Requests of one user per second, and at once: <per second>:<burst>, or off
+    #[arg(long, env = "EVENTBOARD_RATE_LIMIT_USER", default_value = "200:400")]
+    pub rate_limit_user: gateway::RateLimit,
+    /// Requests from one address per second, and at once: <per second>:<burst>, or off
+    #[arg(long, env = "EVENTBOARD_RATE_LIMIT_IP", default_value = "400:800")]
+    pub rate_limit_ip: gateway::RateLimit,
 }
 
 /// What `ready.json` says about a running system.
@@ -258,6 +264,13 @@ fn service_configs(
         nats: settings.clone(),
         cors_origins: config.cors_origins.clone(),
         header_timeout: 30,
+        max_connections: 4096,
+        max_in_flight: 256,
+        rate_limit_user: config.rate_limit_user,
+        rate_limit_ip: config.rate_limit_ip,
+        trusted_hops: 0,
+        // Nobody distributes requests to it.
+        drain_delay: 0,
         env: Environment::Development,
     };
     (auth, events, gateway)

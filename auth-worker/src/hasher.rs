@@ -8,6 +8,7 @@ use aws_lc_rs::constant_time;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use shared::contract::auth::Secret;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// Memory in KiB, passes, lanes: OWASP's recommendation for Argon2id.
 const MEMORY_KIB: u32 = 19_456;
@@ -42,6 +43,9 @@ pub enum HasherError {
     /// The queue is full: come back later.
     #[error("the password queue is full")]
     Busy,
+    /// Its turn came after the deadline.
+    #[error("the deadline passed in the password queue")]
+    Expired,
     /// The stored hash is not one of ours, or asks for too much.
     #[error("the stored password hash cannot be used: {0}")]
     StoredHash(&'static str),
@@ -59,7 +63,13 @@ pub struct Verified {
     pub outdated: bool,
 }
 
-enum Job {
+/// Work for a thread, unless its turn comes after the deadline.
+struct Job {
+    deadline: Instant,
+    work: Work,
+}
+
+enum Work {
     Hash { password: Secret, salt: [u8; SALT], reply: oneshot::Sender<Result<String, HasherError>> },
     Verify { password: Secret, stored: String, reply: oneshot::Sender<Result<Verified, HasherError>> },
 }
@@ -86,11 +96,11 @@ impl Hasher {
     ///
     /// # Errors
     /// [`HasherError`].
-    pub async fn hash(&self, password: Secret) -> Result<String, HasherError> {
+    pub async fn hash(&self, password: Secret, deadline: Instant) -> Result<String, HasherError> {
         let mut salt = [0; SALT];
         aws_lc_rs::rand::fill(&mut salt).map_err(|error| HasherError::Failed(error.to_string()))?;
         let (reply, result) = oneshot::channel();
-        self.submit(Job::Hash { password, salt, reply })?;
+        self.submit(deadline, Work::Hash { password, salt, reply })?;
         result.await.map_err(|error| HasherError::Failed(error.to_string()))?
     }
 
@@ -98,17 +108,22 @@ impl Hasher {
     ///
     /// # Errors
     /// [`HasherError`].
-    pub async fn verify(&self, password: Secret, stored: Option<String>) -> Result<Verified, HasherError> {
+    pub async fn verify(
+        &self,
+        password: Secret,
+        stored: Option<String>,
+        deadline: Instant,
+    ) -> Result<Verified, HasherError> {
         let known = stored.is_some();
         let stored = stored.unwrap_or_else(|| DUMMY.to_owned());
         let (reply, result) = oneshot::channel();
-        self.submit(Job::Verify { password, stored, reply })?;
+        self.submit(deadline, Work::Verify { password, stored, reply })?;
         let verified = result.await.map_err(|error| HasherError::Failed(error.to_string()))??;
         Ok(Verified { matches: known && verified.matches, ..verified })
     }
 
-    fn submit(&self, job: Job) -> Result<(), HasherError> {
-        self.jobs.try_send(job).map_err(|error| match error {
+    fn submit(&self, deadline: Instant, work: Work) -> Result<(), HasherError> {
+        self.jobs.try_send(Job { deadline, work }).map_err(|error| match error {
             TrySendError::Full(_) => HasherError::Busy,
             TrySendError::Disconnected(_) => HasherError::Failed("the hashing threads are gone".to_owned()),
         })
@@ -121,16 +136,23 @@ fn work(queue: &Receiver<Job>) {
         match queue.recv_timeout(IDLE) {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => memory = Vec::new(),
-            // Nobody waits any more: the work would be for nothing.
-            Ok(Job::Hash { reply, .. }) if reply.is_closed() => {}
-            Ok(Job::Verify { reply, .. }) if reply.is_closed() => {}
-            Ok(Job::Hash { password, salt, reply }) => {
-                let _ = reply.send(hash(&password, &salt, &mut memory));
-            }
-            Ok(Job::Verify { password, stored, reply }) => {
-                let _ = reply.send(verify(&password, &stored, &mut memory));
-            }
+            Ok(Job { deadline, work }) => perform(work, deadline, &mut memory),
         }
+    }
+}
+
+fn perform(work: Work, deadline: Instant, memory: &mut Vec<Block>) {
+    // Nobody waits any more: the work would be for nothing.
+    let late = Instant::now() >= deadline;
+    match work {
+        Work::Hash { password, salt, reply } if !reply.is_closed() => {
+            let _ = reply.send(if late { Err(HasherError::Expired) } else { hash(&password, &salt, memory) });
+        }
+        Work::Verify { password, stored, reply } if !reply.is_closed() => {
+            let result = if late { Err(HasherError::Expired) } else { verify(&password, &stored, memory) };
+            let _ = reply.send(result);
+        }
+        Work::Hash { .. } | Work::Verify { .. } => {}
     }
 }
 
@@ -196,6 +218,10 @@ fn derive(
 mod tests {
     use super::*;
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
     fn secret(text: &str) -> Secret {
         Secret::new(text.to_owned())
     }
@@ -203,9 +229,9 @@ mod tests {
     #[tokio::test]
     async fn verifies_what_it_hashed_and_nothing_else() {
         let hasher = Hasher::start(1).unwrap();
-        let stored = hasher.hash(secret("correct horse")).await.unwrap();
+        let stored = hasher.hash(secret("correct horse"), soon()).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
-        let verify = async |password, stored| hasher.verify(secret(password), stored).await.unwrap();
+        let verify = async |password, stored| hasher.verify(secret(password), stored, soon()).await.unwrap();
         assert_eq!(
             verify("correct horse", Some(stored.clone())).await,
             Verified { matches: true, outdated: false }
@@ -229,16 +255,21 @@ mod tests {
             salt: Some(Salt::new(&[1; SALT]).unwrap()),
             hash: Some(Output::new(&output).unwrap()),
         };
-        let verified = hasher.verify(secret("x"), Some(old.to_string())).await.unwrap();
+        let verified = hasher.verify(secret("x"), Some(old.to_string()), soon()).await.unwrap();
         assert_eq!(verified, Verified { matches: true, outdated: true });
         let greedy = old.to_string().replace("m=8", "m=4194304");
-        assert!(matches!(hasher.verify(secret("x"), Some(greedy)).await, Err(HasherError::StoredHash(_))));
+        let refused = hasher.verify(secret("x"), Some(greedy), soon()).await;
+        assert!(matches!(refused, Err(HasherError::StoredHash(_))));
+        // Too late, and so not even tried.
+        let late = hasher.verify(secret("x"), None, Instant::now()).await;
+        assert_eq!(late, Err(HasherError::Expired));
     }
 
     #[tokio::test]
     async fn a_full_queue_says_so_at_once() {
         let hasher = Hasher::start(1).unwrap();
-        let waiting: Vec<_> = (0..QUEUE_PER_THREAD + 8).map(|_| hasher.verify(secret("x"), None)).collect();
+        let waiting: Vec<_> =
+            (0..QUEUE_PER_THREAD + 8).map(|_| hasher.verify(secret("x"), None, soon())).collect();
         let results = futures_util::future::join_all(waiting).await;
         assert!(results.contains(&Err(HasherError::Busy)));
         assert!(results.iter().any(Result::is_ok));

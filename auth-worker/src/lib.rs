@@ -8,14 +8,16 @@ mod seed;
 pub mod store;
 pub mod tokens;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use database::DatabaseUrl;
 use shared::contract::auth::{AuthHandlers, SERVICE};
+use shared::health::DEPENDENCY_TIMEOUT;
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Connection, KeyDirectory, Server};
-use shared::ops::{AdminServer, Readiness};
+use shared::messaging::{Caller, Connection, KeyDirectory, Server, watch_broker};
+use shared::ops::{AdminServer, Status};
 use shared::settings::Environment;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -33,10 +35,27 @@ use tokens::TokenIssuer;
 /// What keeps the worker from starting, and a lost subscription.
 pub async fn run(
     config: Config,
-    ready: impl FnOnce(std::net::SocketAddr) + Send,
+    ready: impl FnOnce(SocketAddr) + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+    let address = admin.address();
+    let status = Status::new(&["broker", "database"], &shutdown);
+    let announce = || {
+        status.begin();
+        tracing::info!(admin = %address, "ready");
+        ready(address);
+    };
+    // Asked meanwhile, it says that it is not ready, and why.
+    admin.serve_while(&status, serve(config, &status, announce, shutdown)).await
+}
+
+async fn serve(
+    config: Config,
+    status: &Status,
+    announce: impl FnOnce() + Send,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let issuer = issuer(&config)?;
     let store = tokio::select! {
         store = open_store(&config) => store.context("cannot open the auth database")?,
@@ -55,35 +74,39 @@ pub async fn run(
         connection = Connection::open(&config.nats, "auth") => connection?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    status.needs(&connection, &keys);
+    let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
     let directory = KeyDirectory::new(connection.clone());
-    let handler = Arc::new(Auth::new(store, hasher, issuer));
-    let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
-    let server = Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier, None);
-
-    let address = admin.address();
-    let readiness = Readiness::new(&connection, &keys, &shutdown);
-    let (background, published) = (CancellationToken::new(), Notify::new());
-    let serve = async {
-        let announce = || {
-            readiness.begin();
-            tracing::info!(admin = %address, "ready");
-            ready(address);
-        };
-        // Tokens that nobody can verify are of no use.
-        let served = tokio::select! {
-            () = published.notified() => server.serve(announce, shutdown.clone()).await,
-            () = shutdown.cancelled() => Ok(()),
-        };
-        background.cancel();
-        served
+    let handler = Arc::new(Auth::new(Arc::clone(&store), hasher, issuer));
+    let verifier = Arc::new(Verifier::new(keys));
+    let health = &status.health;
+    let server =
+        Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier, None, health.clone());
+    let published = Notify::new();
+    let (database, broker) = (&*store, &caller);
+    let background = async {
+        tokio::join!(
+            directory.keep_published(&jwks, &published),
+            health.watch("database", || async move { database.ping().await.map(|()| None) }),
+            health.watch("jetstream", || async move {
+                broker.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None)
+            }),
+        )
     };
-    let (served, (), ()) = tokio::join!(
-        serve,
-        directory.keep_published(&jwks, &published, background.clone()),
-        admin.serve(readiness.clone(), background.clone())
-    );
+    let serve = async {
+        // Tokens that nobody can verify are of no use.
+        tokio::select! {
+            () = published.notified() => Ok(server.serve(announce, shutdown.clone()).await?),
+            () = shutdown.cancelled() => Ok(()),
+        }
+    };
+    let served = tokio::select! {
+        served = serve => served,
+        dead = watch_broker(&caller, health) => Err(dead.into()),
+        _ = background => Ok(()),
+    };
     connection.close().await;
-    Ok(served?)
+    served
 }
 
 /// The configured signing key, or, in development, one of this data directory's own.

@@ -66,6 +66,7 @@ fn new_session(user_id: UserId, now: Timestamp) -> Session {
 fn hasher_failure<E>(error: HasherError) -> Failure<E> {
     match error {
         HasherError::Busy => Failure::Overloaded,
+        HasherError::Expired => Failure::Expired,
         HasherError::StoredHash(_) | HasherError::Failed(_) => Failure::internal(&error),
     }
 }

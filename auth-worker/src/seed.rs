@@ -25,7 +25,7 @@ pub(crate) enum SeedError {
 
 /// Writes what is missing of the demo data; what is there, however changed, stays.
 pub(crate) async fn seed(store: &dyn AuthStore, hasher: &Hasher) -> Result<(), SeedError> {
-    let now = Timestamp::now();
+    let (now, deadline) = (Timestamp::now(), Instant::now() + TIMEOUT);
     let organizations: Vec<Organization> = demo::ORGANIZATIONS
         .iter()
         .map(|demo| Organization { id: demo.id, name: demo.name.to_owned(), slug: demo.slug.to_owned() })
@@ -37,7 +37,7 @@ pub(crate) async fn seed(store: &dyn AuthStore, hasher: &Hasher) -> Result<(), S
             continue;
         }
         users.push(SeedUser {
-            password_hash: hasher.hash(Secret::new(demo::PASSWORD.to_owned())).await?,
+            password_hash: hasher.hash(Secret::new(demo::PASSWORD.to_owned()), deadline).await?,
             user: User {
                 id: demo.id,
                 email,
@@ -50,5 +50,5 @@ pub(crate) async fn seed(store: &dyn AuthStore, hasher: &Hasher) -> Result<(), S
             },
         });
     }
-    Ok(store.seed(&organizations, &users, now, Instant::now() + TIMEOUT).await?)
+    Ok(store.seed(&organizations, &users, now, deadline).await?)
 }

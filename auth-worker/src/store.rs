@@ -17,6 +17,9 @@ pub use sqlite::SqliteAuthStore;
 /// server gives up too.
 #[async_trait]
 pub trait AuthStore: Send + Sync + 'static {
+    /// Asks the database for an answer, whatever it is.
+    async fn ping(&self) -> Result<(), StoreError>;
+
     /// Creates a user, founding or joining an organisation, together with a first session.
     async fn create_account(
         &self,

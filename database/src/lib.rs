@@ -4,6 +4,7 @@ mod postgres;
 mod settings;
 mod sqlite;
 mod stored_time;
+mod transaction;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub use postgres::Postgres;
 pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};
 pub use sqlite::Sqlite;
 pub use stored_time::StoredTime;
+pub use transaction::BoundedTransaction;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,9 @@ pub enum StoreError {
     /// undone.
     #[error("the database cannot be reached: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// The deadline passed before the change was committed; the transaction is undone.
+    #[error("the deadline passed before the change was committed")]
+    Expired,
     /// Two transactions stood in each other's way and this one was undone: it may be run again.
     #[error("two transactions collided: {0}")]
     Collision(#[source] sqlx::Error),
@@ -124,11 +129,11 @@ impl From<sqlx::Error> for StoreError {
 
 impl StoreError {
     /// What a failed commit means: undone when two transactions collided, otherwise unknown.
-    pub fn commit(error: sqlx::Error) -> Self {
+    pub(crate) fn commit(error: sqlx::Error) -> Self {
         match Self::from(error) {
             Self::Collision(error) => Self::Collision(error),
             Self::Unavailable(error) | Self::Commit(error) | Self::Defect(error) => Self::Commit(error),
-            unknown @ Self::UnknownValue(_) => unknown,
+            other @ (Self::Expired | Self::UnknownValue(_)) => other,
         }
     }
 }
@@ -142,8 +147,9 @@ impl<E> From<StoreError> for Failure<E> {
             }
             StoreError::Collision(_) => {
                 tracing::warn!(%error, "gave up after collisions");
-                Self::Overloaded
+                Self::Contended
             }
+            StoreError::Expired => Self::Expired,
             StoreError::Commit(_) => Self::commit_unknown(&error),
             StoreError::Defect(_) | StoreError::UnknownValue(_) => Self::internal(&error),
         }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, PgPool, Transaction};
+use sqlx::{AssertSqlSafe, Connection, PgPool};
 use tokio::time::Instant;
 
-use crate::{OpenError, StoreError, is_refusal, tolerate_newer};
+use crate::{BoundedTransaction, OpenError, StoreError, is_refusal, tolerate_newer};
 
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,6 +81,15 @@ impl Postgres {
         Ok(Self { pool })
     }
 
+    /// Asks the server for an answer.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.pool.acquire().await?.ping().await?;
+        Ok(())
+    }
+
     /// Connections for single look-ups by key.
     pub fn pool(&self) -> &PgPool {
         &self.pool
@@ -89,8 +98,8 @@ impl Postgres {
     /// Begins a transaction whose statements the server gives up at `deadline`. Dropping it undoes it.
     ///
     /// # Errors
-    /// [`StoreError`]; [`StoreError::Unavailable`] when the deadline has passed.
-    pub async fn begin(&self, deadline: Instant) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+    /// [`StoreError`]; [`StoreError::Expired`] when the deadline has passed.
+    pub async fn begin(&self, deadline: Instant) -> Result<BoundedTransaction<sqlx::Postgres>, StoreError> {
         self.begin_as("BEGIN ISOLATION LEVEL READ COMMITTED", deadline).await
     }
 
@@ -103,7 +112,7 @@ impl Postgres {
     pub async fn begin_reading(
         &self,
         deadline: Instant,
-    ) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+    ) -> Result<BoundedTransaction<sqlx::Postgres>, StoreError> {
         let begin =
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
         self.begin_as(begin, deadline).await
@@ -113,13 +122,11 @@ impl Postgres {
         &self,
         begin: &str,
         deadline: Instant,
-    ) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
-        let remaining = deadline.saturating_duration_since(Instant::now()).as_millis();
-        if remaining == 0 {
-            return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
-        }
+    ) -> Result<BoundedTransaction<sqlx::Postgres>, StoreError> {
+        // Zero would mean no limit at all.
+        let remaining = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
         // One round trip; nothing but a number is put into the text.
         let statement = format!("{begin}; SET LOCAL statement_timeout = {remaining}");
-        Ok(self.pool.begin_with(AssertSqlSafe(statement)).await?)
+        BoundedTransaction::begin(self.pool.begin_with(AssertSqlSafe(statement)), deadline).await
     }
 }

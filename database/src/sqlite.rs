@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use sqlx::SqlitePool;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{SqlitePool, Transaction};
+use tokio::time::Instant;
 
-use crate::{OpenError, StoreError, tolerate_newer};
+use crate::{BoundedTransaction, OpenError, StoreError, tolerate_newer};
 
 /// Connections for reading; they never wait for the writer.
 const READERS: u32 = 4;
@@ -53,11 +54,21 @@ impl Sqlite {
     }
 
     /// Begins a transaction that holds the write lock from its first statement on: it never fails
-    /// half way for want of the lock. Dropping it undoes it.
+    /// half way for want of the lock.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn begin(&self) -> Result<Transaction<'static, sqlx::Sqlite>, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    pub async fn begin(&self, deadline: Instant) -> Result<BoundedTransaction<sqlx::Sqlite>, StoreError> {
+        BoundedTransaction::begin(self.writer.begin_with("BEGIN IMMEDIATE"), deadline).await
+    }
+
+    /// Reads nothing, to see that the file can be read.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        // Counts the schema's objects: a constant would not touch the file.
+        sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&self.readers).await?;
+        Ok(())
     }
 }

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use database::DatabaseUrl;
 use shared::contract::events::{EventHandlers, SERVICE};
+use shared::health::DEPENDENCY_TIMEOUT;
 use shared::idempotency::Idempotency;
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Connection, KeyDirectory, LeaseBucket, Server};
-use shared::ops::{AdminServer, Readiness};
+use shared::messaging::{Caller, Connection, KeyDirectory, LeaseBucket, Server, watch_broker};
+use shared::ops::{AdminServer, Status};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -34,6 +35,23 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+    let address = admin.address();
+    let status = Status::new(&["broker", "database"], &shutdown);
+    let announce = || {
+        status.begin();
+        tracing::info!(admin = %address, "ready");
+        ready(address);
+    };
+    // Asked meanwhile, it says that it is not ready, and why.
+    admin.serve_while(&status, serve(config, &status, announce, shutdown)).await
+}
+
+async fn serve(
+    config: Config,
+    status: &Status,
+    announce: impl FnOnce() + Send,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let store = tokio::select! {
         store = open_store(&config) => store.context("cannot open the events database")?,
         () = shutdown.cancelled() => return Ok(()),
@@ -46,37 +64,46 @@ pub async fn run(
         () = shutdown.cancelled() => return Ok(()),
     };
     let keys = PublicKeys::unknown();
+    status.needs(&connection, &keys);
+    let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
     let handler = Arc::new(Events::new(Arc::clone(&store)));
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
-    let leases = LeaseBucket::open(connection.clone()).await.context("cannot listen for replies")?;
-    let idempotency = Some(Arc::new(Idempotency::new(leases)));
-    let server = Server::new(connection.clone(), SERVICE, Events::bind(), handler, verifier, idempotency);
-
-    let address = admin.address();
-    let readiness = Readiness::new(&connection, &keys, &shutdown);
-    let background = CancellationToken::new();
-    let serve = async {
-        let announce = || {
-            readiness.begin();
-            tracing::info!(admin = %address, "ready");
-            ready(address);
-        };
-        let served = tokio::select! {
-            () = keys.known() => server.serve(announce, shutdown.clone()).await,
-            () = shutdown.cancelled() => Ok(()),
-        };
-        background.cancel();
-        served
-    };
-    let directory = KeyDirectory::new(connection.clone());
-    let (served, (), (), ()) = tokio::join!(
-        serve,
-        retention::forget_answers(&*store, background.clone()),
-        directory.follow(Arc::clone(&keys), background.clone()),
-        admin.serve(readiness.clone(), background.clone())
+    let idempotency = Some(Arc::new(Idempotency::new(LeaseBucket::new(caller.clone()))));
+    let health = &status.health;
+    let server = Server::new(
+        connection.clone(),
+        SERVICE,
+        Events::bind(),
+        handler,
+        verifier,
+        idempotency,
+        health.clone(),
     );
+    let directory = KeyDirectory::new(connection.clone());
+    let (database, broker) = (&*store, &caller);
+    let background = async {
+        tokio::join!(
+            retention::forget_answers(&*store),
+            directory.follow(Arc::clone(&keys)),
+            health.watch("database", || async move { database.ping().await.map(|()| None) }),
+            health.watch("jetstream", || async move {
+                broker.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None)
+            }),
+        )
+    };
+    let serve = async {
+        tokio::select! {
+            () = keys.known() => Ok(server.serve(announce, shutdown.clone()).await?),
+            () = shutdown.cancelled() => Ok(()),
+        }
+    };
+    let served = tokio::select! {
+        served = serve => served,
+        dead = watch_broker(&caller, health) => Err(dead.into()),
+        _ = background => Ok(()),
+    };
     connection.close().await;
-    Ok(served?)
+    served
 }
 
 /// Opens the configured database, whichever it is; waits for a server that is not up yet.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use shared::{ops, telemetry};
+use shared::ops;
 use tracing::Instrument;
 
 /// EventBoard's moderation service: answers events.* on NATS
@@ -17,7 +17,7 @@ struct Arguments {
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    telemetry::init();
+    ops::prepare_process();
     if let Err(refused) = arguments.config.check() {
         return Ok(ops::refuse_to_start(&refused));
     }

@@ -26,7 +26,7 @@ use shared::contract::{
     Answer, Context, EntityTag, Failure, Keepable, KeptAnswer, KeptAnswers, KeyedWrite, Operation,
     OperationError, Principal,
 };
-use shared::{crash_point, stall_point};
+use shared::crash_point;
 
 use crate::domain::policy::{Action, Actor, Verdict, judge};
 use crate::store::{EventStore, EventTransaction};
@@ -102,7 +102,7 @@ impl Events {
             }
         }
         tracing::warn!("gave up on a write that is overtaken all the time");
-        Err(Failure::Overloaded)
+        Err(Failure::Contended)
     }
 
     async fn write_once<O>(&self, cx: &Context, work: &impl Work<O>) -> Result<Answer, Attempt<O::Error>>
@@ -120,7 +120,6 @@ impl Events {
             Err(failed) => return Err(failed),
         };
         crash_point!("effect-done");
-        stall_point!("effect-stalls");
         if let Some(write) = &cx.write
             && !transaction.keep(write, &write.keep(&answer, cx), cx.now).await?
         {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use shared::contract::Timestamp;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::store::EventStore;
 
@@ -19,15 +18,11 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// How long one transaction may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Removes what is too old, again and again, until `shutdown`. Several workers do not disturb each other.
-pub(crate) async fn forget_answers(store: &dyn EventStore, shutdown: CancellationToken) {
+/// Removes what is too old, again and again. Several workers do not disturb each other.
+pub(crate) async fn forget_answers(store: &dyn EventStore) -> ! {
     loop {
         let before = Timestamp::now().plus_seconds(-RETENTION_SECONDS);
-        let forgotten = tokio::select! {
-            () = shutdown.cancelled() => return,
-            forgotten = store.forget_answers(before, BATCH, Instant::now() + TIMEOUT) => forgotten,
-        };
-        let pause = match forgotten {
+        let pause = match store.forget_answers(before, BATCH, Instant::now() + TIMEOUT).await {
             Ok(count) if i64::try_from(count).is_ok_and(|count| count == BATCH) => PAUSE,
             Ok(_) => INTERVAL,
             Err(error) => {
@@ -35,9 +30,6 @@ pub(crate) async fn forget_answers(store: &dyn EventStore, shutdown: Cancellatio
                 INTERVAL
             }
         };
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-        }
+        tokio::time::sleep(pause).await;
     }
 }

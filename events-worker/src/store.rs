@@ -21,6 +21,9 @@ pub use sqlite::SqliteEventStore;
 /// another one's rows. What may take long takes a deadline, after which the server gives up too.
 #[async_trait]
 pub trait EventStore: Send + Sync + 'static {
+    /// Asks the database for an answer, whatever it is.
+    async fn ping(&self) -> Result<(), StoreError>;
+
     /// Begins a change. Dropping the transaction undoes it.
     async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError>;
 

@@ -5,13 +5,19 @@ use std::net::SocketAddr;
 use clap::Args;
 use shared::settings::{Environment, NatsSettings, ProductionCheck, Refused};
 
+use crate::limits::RateLimit;
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected a number of at least 1".to_owned())
+}
+
 /// Everything the gateway can be told.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address the API is served on
     #[arg(long, env = "EVENTBOARD_HTTP", default_value = "127.0.0.1:3000")]
     pub http: SocketAddr,
-    /// Address of /livez and /readyz for operators
+    /// Address of /livez, /readyz, /health and /metrics for operators
     #[arg(long, env = "EVENTBOARD_ADMIN", default_value = "127.0.0.1:9100")]
     pub admin: SocketAddr,
     /// How to reach the broker.
@@ -23,6 +29,24 @@ pub struct Config {
     /// Seconds a client may take to send a request's head; also how long an idle connection is kept
     #[arg(long, env = "EVENTBOARD_HEADER_TIMEOUT", default_value_t = 30)]
     pub header_timeout: u64,
+    /// Connections at once; one more closes the one whose client has kept us waiting for longest
+    #[arg(long, env = "EVENTBOARD_MAX_CONNECTIONS", default_value_t = 4096, value_parser = at_least_one)]
+    pub max_connections: usize,
+    /// Reads, and as many writes, that may be under way at each service; one more gets 503
+    #[arg(long, env = "EVENTBOARD_MAX_IN_FLIGHT", default_value_t = 256, value_parser = at_least_one)]
+    pub max_in_flight: usize,
+    /// Requests of one user per second, and at once: <per second>:<burst>, or off
+    #[arg(long, env = "EVENTBOARD_RATE_LIMIT_USER", default_value = "200:400")]
+    pub rate_limit_user: RateLimit,
+    /// Requests from one address per second, and at once: <per second>:<burst>, or off
+    #[arg(long, env = "EVENTBOARD_RATE_LIMIT_IP", default_value = "400:800")]
+    pub rate_limit_ip: RateLimit,
+    /// Proxies of your own before the gateway, each of which adds to X-Forwarded-For whom it spoke to
+    #[arg(long, env = "EVENTBOARD_TRUSTED_HOPS", default_value_t = 0)]
+    pub trusted_hops: usize,
+    /// Seconds between saying on /readyz that it stops, and closing the port
+    #[arg(long, env = "EVENTBOARD_DRAIN_DELAY", default_value_t = 5)]
+    pub drain_delay: u64,
     /// Where the system runs
     #[arg(long, env = "EVENTBOARD_ENV", value_enum, default_value_t)]
     pub env: Environment,

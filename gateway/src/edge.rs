@@ -4,19 +4,20 @@ use std::any::Any;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use shared::contract::{CorrelationId, Problem, ProblemType, TraceContext};
 use shared::messaging::headers;
+use shared::ops::Status;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::Instrument;
 
 use crate::problem::{Failed, render};
-use crate::routes;
+use crate::{extract, limits, routes};
 
 /// The longest accepted request target, in bytes.
 const MAX_URI: usize = 8 * 1024;
@@ -52,7 +53,7 @@ impl RequestIds {
 }
 
 /// Surrounds `routes` with everything every response needs.
-pub(crate) fn surround(routes: Router, cors: CorsLayer) -> Router {
+pub(crate) fn surround(routes: Router, cors: CorsLayer, status: Status) -> Router {
     let fixed = |name: HeaderName, value| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
@@ -67,6 +68,7 @@ pub(crate) fn surround(routes: Router, cors: CorsLayer) -> Router {
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))
         .layer(middleware::from_fn(identify))
+        .layer(middleware::from_fn_with_state(status, close_while_stopping))
 }
 
 /// CORS for these origins. Tokens travel in a header, never in cookies, so no credentials are allowed.
@@ -90,6 +92,7 @@ pub(crate) fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
             header::IF_NONE_MATCH,
             CORRELATION_ID.clone(),
             HeaderName::from_static("idempotency-key"),
+            extract::PREFER.clone(),
         ])
         .expose_headers([
             CORRELATION_ID.clone(),
@@ -99,6 +102,9 @@ pub(crate) fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
             header::RETRY_AFTER,
             routes::IDEMPOTENT_REPLAYED,
             routes::ORIGINAL_CORRELATION_ID,
+            routes::PREFERENCE_APPLIED,
+            limits::RATE_LIMIT.clone(),
+            limits::RATE_LIMIT_POLICY.clone(),
         ])
         .max_age(std::time::Duration::from_secs(600)))
 }
@@ -114,6 +120,16 @@ async fn limit_target(request: Request, next: Next) -> Response {
         return Failed(Problem::new(ProblemType::UriTooLong, rule)).into_response();
     }
     next.run(request).await
+}
+
+/// Asks clients to leave while the gateway stops: a connection that is closed by its client cannot lose a
+/// request that is on its way.
+async fn close_while_stopping(State(status): State<Status>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if status.is_stopping() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Gives the request its ids, echoes them, renders failures, and writes the one line per request.
@@ -157,7 +173,9 @@ mod tests {
             std::panic::panic_any("a secret detail")
         }
         let routes = Router::new().route("/panics", get(panics));
-        let response = surround(routes, cors(&["*".to_owned()]).unwrap()).oneshot(request).await.unwrap();
+        let status = Status::new(&[], &tokio_util::sync::CancellationToken::new());
+        let response =
+            surround(routes, cors(&["*".to_owned()]).unwrap(), status).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1 << 20).await.unwrap();
         (Response::from_parts(parts, ()), serde_json::from_slice(&body).unwrap())

@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Uri, header};
 use http_body_util::LengthLimitError;
 use serde_json::{Map, Value};
+use shared::contract::auth::UserId;
 use shared::contract::schema::parse_body;
 use shared::contract::{
     Access, IdempotencyKey, Method, Operation, Precondition, Problem, ProblemType, RequestDecoder, Timestamp,
@@ -17,6 +18,7 @@ use shared::identity::Verifier;
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+pub(crate) static PREFER: HeaderName = HeaderName::from_static("prefer");
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The one value of a header; two are a malformed request, and so is one that is not ASCII.
@@ -33,16 +35,29 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     Ok(first)
 }
 
-/// Verifies the caller, if the operation needs one, and returns the `Authorization` value to forward.
+/// Verifies the caller, if the operation needs one; returns the `Authorization` value to forward, and whose
+/// it is.
 pub(crate) fn authorization(
     headers: &HeaderMap,
     access: Access,
     verifier: &Verifier,
     now: Timestamp,
-) -> Result<Option<String>, Problem> {
+) -> Result<Option<(String, UserId)>, Problem> {
     let value = single(headers, &header::AUTHORIZATION)?;
     let principal = verifier.authorize(access, value, now)?;
-    Ok(value.filter(|_| principal.is_some()).map(str::to_owned))
+    Ok(value.zip(principal).map(|(value, principal)| (value.to_owned(), principal.user_id)))
+}
+
+/// How long the client wants to wait at most: `Prefer: wait=<seconds>` (RFC 7240). A preference that makes no
+/// sense is no error; it is not applied.
+pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let lines = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
+    let mut preferences = lines.flat_map(|line| line.split(','));
+    let seconds = preferences.find_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').parse().ok())
+    });
+    seconds.flatten().filter(|seconds| *seconds > 0).map(Duration::from_secs)
 }
 
 /// The client's idempotency key.

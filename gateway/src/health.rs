@@ -1,81 +1,47 @@
-//! `/health`: the gateway's dependencies, looked at in the background and answered from memory.
+//! What the gateway sees of what it depends on.
 
-use std::time::Duration;
-
-use axum::Json;
-use axum::http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::from_str;
 use shared::contract::{Timestamp, auth, events};
+use shared::health::{Check, DEPENDENCY_TIMEOUT, Health, Status};
 use shared::messaging::Caller;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-/// Between two looks. An answer is never older than this and one [`PING_TIMEOUT`].
-const INTERVAL: Duration = Duration::from_secs(1);
-/// How long a worker may take to answer.
-const PING_TIMEOUT: Duration = Duration::from_millis(500);
+use crate::upstream::Upstream;
 
-/// The last look at every dependency.
-#[derive(Debug, Clone)]
-pub(crate) struct Health(watch::Receiver<Value>);
+/// What a worker tells of its database when it is asked whether it is there.
+const DATABASE: &str = "database";
 
-impl Health {
-    /// The sender for [`watch_dependencies`], and the receiver that answers requests.
-    pub(crate) fn channel() -> (watch::Sender<Value>, Self) {
-        let (sender, receiver) = watch::channel(json!({ "status": "warn", "checks": {} }));
-        (sender, Self(receiver))
-    }
-
-    /// The answer to `/health`: 503 only when nothing works.
-    pub(crate) fn answer(&self) -> (StatusCode, Json<Value>) {
-        let report = self.0.borrow().clone();
-        let code = if report["status"] == "fail" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        (code, Json(report))
-    }
+/// Looks at every dependency but the broker, again and again.
+pub(crate) async fn watch_dependencies(caller: &Caller, upstream: &Upstream, health: &Health) -> ! {
+    let (never, ..) = tokio::join!(
+        health.watch(
+            "jetstream",
+            || async move { caller.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None) }
+        ),
+        watch_worker(caller, health, auth::SERVICE, "auth-worker", "auth-database"),
+        watch_worker(caller, health, events::SERVICE, "events-worker", "events-database"),
+        health.watch("breakers", || async move {
+            let tripped = upstream.tripped();
+            let named: Vec<_> =
+                tripped.iter().map(|(subject, at)| format!("{subject} is {}", at.name())).collect();
+            if named.is_empty() { Ok(None) } else { Err(named.join(", ")) }
+        }),
+    );
+    never
 }
 
-/// Looks at every dependency again and again until `shutdown`.
-pub(crate) async fn watch_dependencies(
-    caller: Caller,
-    seen: watch::Sender<Value>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        let looks = async {
-            let (auth, events) = tokio::join!(
-                caller.ping(auth::SERVICE, PING_TIMEOUT),
-                caller.ping(events::SERVICE, PING_TIMEOUT)
-            );
-            seen.send_replace(report(caller.is_ready(), [("auth-worker", auth), ("events-worker", events)]));
-            tokio::time::sleep(INTERVAL).await;
+/// Asks the workers of a service whether one is there, and takes over what it says of its database.
+async fn watch_worker(caller: &Caller, health: &Health, service: &str, worker: &str, database: &str) -> ! {
+    let look = || async move {
+        let pong = caller.ping(service, DEPENDENCY_TIMEOUT).await;
+        let told = pong.as_ref().ok().and_then(|pong| from_str(pong.metadata.get(DATABASE)?).ok());
+        let unknown = || Check {
+            status: Status::Fail,
+            latency_ms: None,
+            observed_at: Timestamp::now(),
+            detail: Some(format!("no {worker} tells")),
         };
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = looks => {}
-        }
-    }
-}
-
-/// A dead broker is `fail`; a dead worker is `warn`: the other one's requests still work.
-fn report(connected: bool, workers: [(&str, Option<Duration>); 2]) -> Value {
-    let observed_at = Timestamp::now().to_string();
-    let check = |pass: bool, latency: Option<Duration>, detail: &str| {
-        json!({
-            "status": if pass { "pass" } else { "fail" },
-            "latencyMs": latency.map(|latency| latency.as_secs_f64() * 1000.0),
-            "observedAt": observed_at,
-            "detail": if pass { Value::Null } else { Value::from(detail) },
-        })
+        health.set(database, told.unwrap_or_else(unknown));
+        pong.map(|_| None)
     };
-    let mut checks = Map::new();
-    checks.insert("broker".to_owned(), check(connected, None, "not connected"));
-    for (name, latency) in workers {
-        checks.insert(name.to_owned(), check(latency.is_some(), latency, "does not answer"));
-    }
-    let status = match (connected, workers.iter().all(|(_, latency)| latency.is_some())) {
-        (false, _) => "fail",
-        (true, false) => "warn",
-        (true, true) => "pass",
-    };
-    json!({ "status": status, "checks": checks })
+    health.watch(worker, look).await
 }

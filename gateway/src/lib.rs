@@ -5,8 +5,12 @@ mod documents;
 mod edge;
 mod extract;
 mod health;
+mod limits;
+mod metrics;
 mod problem;
+mod resilience;
 mod routes;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,20 +19,24 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::http::header;
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use shared::contract::{Problem, ProblemType};
-use shared::http;
+use shared::http::{self, Limits};
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Caller, Connection, KeyDirectory};
-use shared::ops::{self, AdminServer, Readiness};
+use shared::messaging::{Caller, Connection, KeyDirectory, watch_broker};
+use shared::ops::{self, AdminServer, Status};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use limits::{NotARateLimit, RateLimit};
 
-use health::Health;
+use limits::Limiter;
 use problem::Failed;
 use routes::Gateway;
+use upstream::Upstream;
 
 /// How long `JWKS` may be cached by others, which bounds how fast a key can be withdrawn.
 const JWKS_CACHE: &str = "public, max-age=60";
@@ -51,64 +59,94 @@ pub async fn run(
     ready: impl FnOnce(Addresses) + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (listener, http_address) = ops::listen(config.http, "EVENTBOARD_HTTP").await?;
+    let (listener, http) = ops::listen(config.http, "EVENTBOARD_HTTP").await?;
     let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
-    let header_timeout = Duration::from_secs(config.header_timeout.max(1));
+    let addresses = Addresses { http, admin: admin.address() };
+    let status = Status::new(&["broker"], &shutdown);
+    let announce = || {
+        status.begin();
+        tracing::info!(http = %addresses.http, admin = %addresses.admin, "ready");
+        ready(addresses);
+    };
+    admin.serve_while(&status, serve(config, listener, &status, announce, shutdown)).await
+}
+
+async fn serve(
+    config: Config,
+    listener: TcpListener,
+    status: &Status,
+    announce: impl FnOnce() + Send,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let cors = edge::cors(&config.cors_origins)?;
-    let connection = tokio::select! {
-        connection = Connection::open(&config.nats, "gateway") => connection?,
-        () = shutdown.cancelled() => return Ok(()),
-    };
-    let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
+    // Not waited for: without a broker every request is answered with 503, at once.
+    let connection = Connection::begin(&config.nats, "gateway").await?;
     let keys = PublicKeys::unknown();
-    let directory = KeyDirectory::new(connection.clone());
-
-    let readiness = Readiness::new(&connection, &keys, &shutdown);
-    let (dependencies, health) = Health::channel();
-    let gateway = Arc::new(Gateway { caller: caller.clone(), verifier: Verifier::new(Arc::clone(&keys)) });
-    let router = edge::surround(router(gateway, readiness.clone(), health), cors);
-    let addresses = Addresses { http: http_address, admin: admin.address() };
-
-    let background = CancellationToken::new();
-    let serve = async {
-        let announce = async {
-            keys.known().await;
-            readiness.begin();
-            tracing::info!(http = %addresses.http, admin = %addresses.admin, "ready");
-            ready(addresses);
-            std::future::pending::<()>().await;
-        };
-        let served = tokio::select! {
-            () = http::serve(listener, router, header_timeout, shutdown) => Ok(()),
-            () = caller.broken() => Err(anyhow::anyhow!("the reply subscription ended; this process must be restarted")),
-            () = announce => Ok(()),
-        };
-        background.cancel();
-        served
+    status.needs(&connection, &keys);
+    let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
+    let gateway = Arc::new(Gateway {
+        upstream: Upstream::new(caller.clone(), config.max_in_flight),
+        verifier: Verifier::new(Arc::clone(&keys)),
+        users: Limiter::new("user", config.rate_limit_user),
+        addresses: Limiter::new("ip", config.rate_limit_ip),
+        trusted_hops: config.trusted_hops,
+    });
+    let router = edge::surround(router(Arc::clone(&gateway), status), cors, status.clone());
+    let limits = Limits {
+        header_timeout: Duration::from_secs(config.header_timeout.max(1)),
+        max_connections: config.max_connections,
     };
-    let (served, (), (), ()) = tokio::join!(
-        serve,
-        directory.follow(Arc::clone(&keys), background.clone()),
-        health::watch_dependencies(caller.clone(), dependencies, background.clone()),
-        admin.serve(readiness.clone(), background.clone())
-    );
+    let closing = CancellationToken::new();
+    let close = async {
+        shutdown.cancelled().await;
+        // Whoever distributes requests asks /readyz, and stops sending them here.
+        tokio::time::sleep(Duration::from_secs(config.drain_delay)).await;
+        closing.cancel();
+        std::future::pending::<()>().await;
+    };
+    let announce = async {
+        keys.known().await;
+        announce();
+        std::future::pending::<()>().await;
+    };
+    let directory = KeyDirectory::new(connection.clone());
+    let background = async {
+        tokio::join!(
+            directory.follow(Arc::clone(&keys)),
+            health::watch_dependencies(&caller, &gateway.upstream, &status.health),
+            gateway.users.forget_quiet_clients(),
+            gateway.addresses.forget_quiet_clients(),
+        )
+    };
+    let served = tokio::select! {
+        () = http::serve(listener, router, limits, closing.clone()) => Ok(()),
+        () = caller.broken() => {
+            Err(anyhow::anyhow!("the reply subscription ended; this process must be restarted"))
+        }
+        dead = watch_broker(&caller, &status.health) => Err(dead.into()),
+        () = close => Ok(()),
+        () = announce => Ok(()),
+        _ = background => Ok(()),
+    };
     connection.close().await;
     served
 }
 
-fn router(gateway: Arc<Gateway>, readiness: Readiness, health: Health) -> Router {
+fn router(gateway: Arc<Gateway>, status: &Status) -> Router {
     let jwks = {
         let gateway = Arc::clone(&gateway);
         move || std::future::ready(jwks(gateway.verifier.keys()))
     };
+    let limit = middleware::from_fn_with_state(Arc::clone(&gateway), limits::limit_address);
     Router::new()
         .merge(routes::auth::routes())
         .merge(routes::events::routes())
         .with_state(gateway)
         .route("/.well-known/jwks.json", get(jwks))
-        .route("/health", get(move || std::future::ready(health.answer())))
-        .merge(ops::health_routes(readiness))
         .merge(documents::routes())
+        .layer(limit)
+        // Whoever asks these must not be kept from it by anybody else's requests.
+        .merge(ops::health_routes(status))
 }
 
 fn jwks(keys: &PublicKeys) -> axum::response::Response {

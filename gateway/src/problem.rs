@@ -32,7 +32,11 @@ pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
     // The router itself answers only this, with the `Allow` header it must keep.
     let missed = (response.status() == StatusCode::METHOD_NOT_ALLOWED)
         .then(|| Problem::new(ProblemType::MethodNotAllowed, "use one of the methods in the header Allow"));
-    if let Some(problem) = carried.or(missed) {
+    let problem = carried.or(missed);
+    if let Some(seconds) = problem.as_ref().and_then(|problem| problem.retry_after) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(problem) = problem {
         let body = problem.body(&ids.correlation_id, ids.trace).to_json();
         response.headers_mut().remove(header::CONTENT_LENGTH);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));

@@ -3,6 +3,7 @@
 pub(crate) mod auth;
 pub(crate) mod events;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,18 +13,21 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
+use shared::contract::auth::UserId;
 use shared::contract::failure::PROBLEM_JSON;
 use shared::contract::{
     Access, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType, Repeat,
     RequestDecoder, Timestamp,
 };
 use shared::identity::Verifier;
-use shared::messaging::{Call, Caller, Reply};
+use shared::messaging::{Call, Reply};
 use tokio::time::Instant;
 
 use crate::edge::RequestIds;
 use crate::extract;
+use crate::limits::{Limiter, Quoted};
 use crate::problem::Failed;
+use crate::upstream::Upstream;
 
 /// `true` on an answer that was given before.
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -31,11 +35,20 @@ pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idem
 pub(crate) const ORIGINAL_CORRELATION_ID: HeaderName =
     HeaderName::from_static("idempotency-original-correlation-id");
 
+/// Which of a request's preferences shaped the answer (RFC 7240).
+pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
 /// What every route needs.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    pub(crate) caller: Caller,
+    pub(crate) upstream: Upstream,
     pub(crate) verifier: Verifier,
+    /// Requests by user.
+    pub(crate) users: Limiter<UserId>,
+    /// Requests by address.
+    pub(crate) addresses: Limiter<IpAddr>,
+    /// Proxies that tell the client's address.
+    pub(crate) trusted_hops: usize,
 }
 
 /// The route of one operation.
@@ -57,7 +70,13 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
             // A path that is no UTF-8 names nothing.
             let params = params.map_err(|_| Problem::new(ProblemType::NotFound, "there is no such route"))?;
             let id = params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned());
-            forward::<O>(&gateway, &decoder, &description, ids, id, request).await.map_err(Failed)
+            let mut quota = None;
+            let answer = forward::<O>(&gateway, &decoder, &description, ids, id, request, &mut quota).await;
+            let mut response = answer.map_err(Failed).into_response();
+            if let Some(quoted) = quota {
+                quoted.tell(response.headers_mut());
+            }
+            Ok::<_, Failed>(response)
         }
     };
     Router::new().route(O::ROUTE.path, on(filter, handler))
@@ -70,36 +89,38 @@ async fn forward<O: Operation>(
     ids: RequestIds,
     id: Option<String>,
     request: Request,
+    quota: &mut Option<Quoted>,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let authorization =
-        extract::authorization(&parts.headers, O::ACCESS, &gateway.verifier, Timestamp::now())?;
+    let caller = extract::authorization(&parts.headers, O::ACCESS, &gateway.verifier, Timestamp::now())?;
+    if let Some((_, user)) = &caller {
+        let (quoted, verdict) = gateway.users.count(user);
+        *quota = quoted;
+        verdict.inspect_err(|_| gateway.upstream.metrics().rejected("gateway", "rate_limit_user"))?;
+    }
     extract::accepts_json(&parts.headers)?;
     let value = extract::request::<O>(decoder, &parts, body, id).await?;
+    let wait = extract::wait(&parts.headers).filter(|wait| *wait < O::DEADLINE);
     let call = Call {
         correlation_id: ids.correlation_id,
         trace: ids.trace,
         // From here on: a slow body has limits of its own and does not shorten the worker's time.
-        deadline: Instant::now() + O::DEADLINE,
-        authorization,
+        deadline: Instant::now() + wait.unwrap_or(O::DEADLINE),
+        authorization: caller.map(|(authorization, _)| authorization),
         idempotency_key: name_write(O::REPEAT, extract::idempotency_key(&parts.headers)?),
         if_match: extract::precondition(&parts.headers, &header::IF_MATCH)?,
         if_none_match: extract::precondition(&parts.headers, &header::IF_NONE_MATCH)?,
     };
-    let minted = call.idempotency_key.as_ref().is_some_and(|(_, origin)| *origin == KeyOrigin::Gateway);
     let payload = Bytes::from(serde_json::to_vec(&value).map_err(|error| Problem::internal(&error))?);
-    let mut reply = gateway.caller.call(description, &call, payload).await.map_err(|error| {
-        tracing::warn!(%error, subject = O::SUBJECT, "no answer from the worker");
-        error.into_problem(O::REPEAT)
-    })?;
-    if minted {
-        // Repeated by the gateway, not by the client: for the client this is the first answer.
-        reply.first = None;
-    }
+    let reply = gateway.upstream.call(description, &call, payload).await?;
     let next_page = (reply.status == 200).then(|| O::next_cursor(&reply.body)).flatten();
     let link =
         next_page.map(|cursor| next_link(parts.uri.path(), parts.uri.query().unwrap_or_default(), &cursor));
-    Ok(respond(reply, O::ACCESS, O::SUBJECT, link))
+    let mut response = respond(reply, O::ACCESS, O::SUBJECT, link);
+    if let Some(Ok(applied)) = wait.map(|wait| HeaderValue::try_from(format!("wait={}", wait.as_secs()))) {
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    Ok(response)
 }
 
 /// The name of a write: the client's, or one of this request's own, which makes repeating it safe.
@@ -140,7 +161,7 @@ fn respond(reply: Reply, access: Access, subject: &str, link: Option<String>) ->
     set(header::ETAG, reply.etag.as_deref());
     set(header::LOCATION, reply.location.as_deref());
     set(header::LINK, link.as_deref());
-    set(header::RETRY_AFTER, reply.retry_after.as_deref());
+    set(header::RETRY_AFTER, reply.retry_after.map(|seconds| seconds.to_string()).as_deref());
     set(IDEMPOTENT_REPLAYED, reply.first.as_ref().map(|_| "true"));
     set(ORIGINAL_CORRELATION_ID, reply.first.as_deref());
     response

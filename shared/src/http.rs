@@ -1,5 +1,7 @@
 //! Serves HTTP/1.1 with the limits `axum::serve` lacks: a header deadline, a connection cap, a drain.
 
+mod waiting;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,68 +11,70 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::Instrument;
 
-/// Connections served at once; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 4096;
+use waiting::{Connections, ReceivedBody, Seat};
+
 /// How long requests under way may take to end once the server is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A failing accept (out of file descriptors) is tried again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
+/// What a server grants its clients.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long a client may take to send a request's head, counted from the moment the connection was made
+    /// or the last answer ended: half a head and an idle connection both end.
+    pub header_timeout: Duration,
+    /// Connections at once. One more closes the one whose client has kept us waiting for longest; while every
+    /// one of them has a request under way, the new one is closed.
+    pub max_connections: usize,
+}
+
 /// Serves `router` on `listener` until `shutdown`, then finishes the requests under way.
-///
-/// A client has `header_timeout` to send a request's head, counted from the moment the connection was
-/// made or the last answer ended: half a head and an idle connection both end.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    header_timeout: Duration,
-    shutdown: CancellationToken,
-) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
     // Also ends the connections when this future is dropped: none must outlive what its router needs.
     let closing = shutdown.child_token();
     let _closed_when_dropped = closing.clone().drop_guard();
-    let connections = TaskTracker::new();
-    loop {
-        let accepted = async {
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (listener.accept().await, permit)
+    let seats = Arc::new(Connections::new(limits.max_connections));
+    let tasks = TaskTracker::new();
+    let take = |(stream, peer): (TcpStream, SocketAddr)| {
+        let Some(seat) = Connections::admit(&seats, &closing) else {
+            tracing::debug!("closed a new connection: every other one is at work");
+            return;
         };
-        let (accepted, permit) = tokio::select! {
+        let connection = connection(stream, peer, router.clone(), limits.header_timeout, seat);
+        tasks.spawn(connection.in_current_span());
+    };
+    loop {
+        let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let connection = connection(stream, peer, router.clone(), header_timeout, closing.clone());
-                connections.spawn(
-                    async move {
-                        connection.await;
-                        drop(permit);
-                    }
-                    .in_current_span(),
-                );
-            }
+            Ok(accepted) => take(accepted),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections at the moment");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
     }
+    // The kernel has accepted these already: closing the listener would reset them.
+    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+        take(accepted);
+    }
     drop(listener);
-    connections.close();
-    if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "stopped before every connection ended");
+    tasks.close();
+    if tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
+        tracing::warn!(connections = tasks.len(), "stopped before every connection ended");
     }
 }
 
@@ -79,18 +83,22 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     header_timeout: Duration,
-    shutdown: CancellationToken,
+    seat: Seat,
 ) {
     // Small answers must not wait for the acknowledgement of the last one.
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let seat = Arc::new(seat);
+    let answering = Arc::clone(&seat);
     let service = service_fn(move |request: Request<Incoming>| {
-        let router = router.clone();
+        let (router, seat) = (router.clone(), Arc::clone(&answering));
         async move {
-            let mut request = request.map(Body::new);
+            let mut request = request.map(|body| Body::new(ReceivedBody::new(body, Arc::clone(&seat))));
             request.extensions_mut().insert(ConnectInfo(peer));
-            Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
+            let answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            seat.wait_for_client();
+            Ok::<_, Infallible>(answer)
         }
     });
     let mut serving = std::pin::pin!(
@@ -101,10 +109,15 @@ async fn connection(
     );
     let result = tokio::select! {
         result = &mut serving => result,
-        () = shutdown.cancelled() => {
+        () = seat.closing() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            // A client that has kept us waiting has had its chance.
+            tokio::select! {
+                result = &mut serving => result,
+                () = seat.evicted() => return,
+            }
         }
+        () = seat.evicted() => return,
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended early");

@@ -458,4 +458,5 @@ fn refused(reason: NoReplay) -> Problem {
 
 fn in_progress() -> Problem {
     Problem::new(ProblemType::KeyInProgress, "ask again in a moment, with the same key")
+        .with_retry_after(Duration::from_secs(1))
 }

@@ -3,10 +3,12 @@
 pub mod contract;
 pub mod crash_point;
 pub mod demo;
+pub mod health;
 pub mod http;
 pub mod idempotency;
 pub mod identity;
 pub mod messaging;
+pub mod metrics;
 pub mod ops;
 pub mod settings;
 pub mod telemetry;

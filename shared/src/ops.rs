@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -15,63 +15,92 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::http;
+use crate::health::{self, Health};
+use crate::http::{self, Limits};
 use crate::identity::PublicKeys;
 use crate::messaging::Connection;
+use crate::metrics;
 use crate::settings::Refused;
+use crate::telemetry;
 
 /// How long an operator's client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Operators' clients at once; one more closes the one that has been idle for longest.
+const MAX_CONNECTIONS: usize = 64;
 
-/// What a process needs to serve: a link to the broker, keys to verify with, that it has begun, and nobody
-/// who asked it to stop. Cloning shares them.
+/// What operators may ask of a process, from the moment it starts: whether it serves, and what it sees of what
+/// it depends on. Cloning shares it.
 #[derive(Debug, Clone)]
-pub struct Readiness {
-    connection: Connection,
-    keys: Arc<PublicKeys>,
-    begun: Arc<AtomicBool>,
+pub struct Status {
+    /// What is seen of the dependencies.
+    pub health: Health,
+    needs: Arc<Needs>,
     shutdown: CancellationToken,
 }
 
-impl Readiness {
-    /// Judges by these whenever somebody asks.
-    pub fn new(connection: &Connection, keys: &Arc<PublicKeys>, shutdown: &CancellationToken) -> Self {
-        Self {
-            connection: connection.clone(),
-            keys: Arc::clone(keys),
-            begun: Arc::default(),
-            shutdown: shutdown.clone(),
-        }
+/// What a process needs to serve.
+#[derive(Debug, Default)]
+struct Needs {
+    connection: OnceLock<Connection>,
+    keys: OnceLock<Arc<PublicKeys>>,
+    begun: AtomicBool,
+}
+
+impl Status {
+    /// A process that starts, and stops with `shutdown`. Without one of the `vital` dependencies it can do
+    /// nothing.
+    pub fn new(vital: &'static [&'static str], shutdown: &CancellationToken) -> Self {
+        Self { health: Health::new(vital), needs: Arc::default(), shutdown: shutdown.clone() }
+    }
+
+    /// Says what is needed to serve: this link to the broker, and these keys to verify with.
+    pub fn needs(&self, connection: &Connection, keys: &Arc<PublicKeys>) {
+        // Said once in a process's life.
+        let _ = self.needs.connection.set(connection.clone());
+        let _ = self.needs.keys.set(Arc::clone(keys));
     }
 
     /// Says that requests are served from now on.
     pub fn begin(&self) {
-        self.begun.store(true, Ordering::Release);
+        self.needs.begun.store(true, Ordering::Release);
     }
 
-    fn checks(&self) -> [(&'static str, bool); 3] {
-        [
-            ("broker", self.connection.is_connected()),
-            ("keys", self.keys.are_known()),
-            ("accepting", self.begun.load(Ordering::Acquire) && !self.shutdown.is_cancelled()),
-        ]
+    /// Whether the process has been asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
+    fn ready(&self) -> Response {
+        let checks = [
+            ("broker", self.needs.connection.get().is_some_and(Connection::is_connected)),
+            ("keys", self.needs.keys.get().is_some_and(|keys| keys.are_known())),
+            ("accepting", self.needs.begun.load(Ordering::Acquire) && !self.is_stopping()),
+        ];
+        let named = |pass: bool| if pass { "pass" } else { "fail" };
+        let all = checks.iter().all(|(_, pass)| *pass);
+        let code = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let checks: serde_json::Map<_, _> = checks
+            .iter()
+            .map(|(name, pass)| ((*name).to_owned(), json!({ "status": named(*pass) })))
+            .collect();
+        (code, Json(json!({ "status": named(all), "checks": checks }))).into_response()
+    }
+
+    fn report(&self) -> Response {
+        let report = self.health.report();
+        let failed = report.status == health::Status::Fail;
+        let code = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        (code, Json(report)).into_response()
     }
 }
 
-/// `/livez` and `/readyz`.
-pub fn health_routes<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
+/// `/livez`, `/readyz` and `/health`.
+pub fn health_routes<S: Clone + Send + Sync + 'static>(status: &Status) -> Router<S> {
+    let (ready, health) = (status.clone(), status.clone());
     Router::new()
         .route("/livez", get(|| async { Json(json!({ "status": "pass" })) }))
-        .route("/readyz", get(move || std::future::ready(ready(readiness.checks()))))
-}
-
-fn ready(checks: [(&'static str, bool); 3]) -> Response {
-    let named = |pass: bool| if pass { "pass" } else { "fail" };
-    let all = checks.iter().all(|(_, pass)| *pass);
-    let code = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let checks: serde_json::Map<_, _> =
-        checks.iter().map(|(name, pass)| ((*name).to_owned(), json!({ "status": named(*pass) }))).collect();
-    (code, Json(json!({ "status": named(all), "checks": checks }))).into_response()
+        .route("/readyz", get(move || std::future::ready(ready.ready())))
+        .route("/health", get(move || std::future::ready(health.report())))
 }
 
 /// The listener operators use, apart from the one clients use.
@@ -119,9 +148,30 @@ impl AdminServer {
         self.address
     }
 
-    /// Serves `/livez` and `/readyz` until `shutdown`.
-    pub async fn serve(self, readiness: Readiness, shutdown: CancellationToken) {
-        http::serve(self.listener, health_routes(readiness), HEADER_TIMEOUT, shutdown).await;
+    /// Serves `/livez`, `/readyz`, `/health` and `/metrics` for as long as `work` takes, whose result it returns.
+    pub async fn serve_while<T>(self, status: &Status, work: impl Future<Output = T>) -> T {
+        let router = health_routes(status).route("/metrics", get(|| std::future::ready(metrics::page())));
+        let ended = CancellationToken::new();
+        let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: MAX_CONNECTIONS };
+        let serve = http::serve(self.listener, router, limits, ended.clone());
+        let work = async {
+            let result = work.await;
+            ended.cancel();
+            result
+        };
+        tokio::join!(work, serve).0
+    }
+}
+
+/// Starts what every process has: log lines, metrics, and as many open files as the system grants. A default of
+/// 1024 is less than the connections a gateway takes.
+pub fn prepare_process() {
+    telemetry::init();
+    if let Err(error) = metrics::init() {
+        tracing::error!(%error, "there will be no metrics");
+    }
+    if let Err(error) = rlimit::increase_nofile_limit(rlimit::INFINITY) {
+        tracing::warn!(%error, "could not raise the limit of open files");
     }
 }
 

@@ -57,7 +57,14 @@ impl Compose {
             let listens = value.strip_prefix("0.0.0.0:").is_some();
             (name.clone(), if listens { "127.0.0.1:0".to_owned() } else { value })
         });
-        here.collect()
+        let mut environment: BTreeMap<String, String> = here.collect();
+        if service == "gateway" {
+            // Load from one address, as the suites make it, would be refused.
+            for limit in ["EVENTBOARD_RATE_LIMIT_USER", "EVENTBOARD_RATE_LIMIT_IP"] {
+                environment.insert(limit.to_owned(), "off".to_owned());
+            }
+        }
+        environment
     }
 
     /// Runs a service that ends by itself, and returns whether it was a good end.

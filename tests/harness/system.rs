@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use database::DatabaseSettings;
 use eventboard::broker::Broker;
 use eventboard::runner::provision;
+use gateway::RateLimit;
 use reqwest::{Client, Method, RequestBuilder};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -409,6 +410,12 @@ async fn start_gateway(url: &str) -> (Worker, gateway::Addresses) {
         nats: NatsSettings::at(url.to_owned()),
         cors_origins: vec!["*".to_owned()],
         header_timeout: 3,
+        max_connections: 4096,
+        max_in_flight: 256,
+        rate_limit_user: RateLimit::Off,
+        rate_limit_ip: RateLimit::Off,
+        trusted_hops: 0,
+        drain_delay: 0,
         env: Environment::Development,
     };
     let signal = move |addresses| {

@@ -23,6 +23,7 @@ const PUBLISH: &str = "
 . . . . .  events.create.more
 . . . . .  domain.events.x
 . + + . .  _INBOX_gateway.a.1
++ + + . .  _INBOX_gateway.a.echo.1
 . + + . .  _INBOX_ops.a
 . + . . .  _INBOX_auth.a
 . . + . .  _INBOX_events.a

@@ -296,8 +296,8 @@ async fn stopping_does_not_wait_for_a_broker_that_is_gone() {
 async fn a_gateway_that_ends_takes_its_connections_along() {
     let (listener, address) = shared::ops::listen("127.0.0.1:0".parse().unwrap(), "TEST").await.unwrap();
     let router = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
-    let serving =
-        tokio::spawn(shared::http::serve(listener, router, Duration::from_secs(30), Default::default()));
+    let limits = shared::http::Limits { header_timeout: Duration::from_secs(30), max_connections: 8 };
+    let serving = tokio::spawn(shared::http::serve(listener, router, limits, Default::default()));
     let mut kept = tokio::net::TcpStream::connect(address).await.unwrap();
     kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut answer = [0; 1024];

@@ -17,7 +17,7 @@ use shared::contract::{
     ProblemType, Timestamp, TraceContext,
 };
 use shared::idempotency::{Entry, Idempotency, LeaseError, LeaseStore};
-use shared::messaging::{Connection, LeaseBucket};
+use shared::messaging::{Caller, Connection, LeaseBucket};
 use shared::settings::NatsSettings;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -504,7 +504,7 @@ async fn keeps_its_promises(urls: &str, user: Option<&str>) {
         if user.is_empty() { settings } else { settings.with_user(user, broker::password(user)) }
     };
     let connection = Connection::open(&settings(user.unwrap_or("")), "events").await.unwrap();
-    let bucket = LeaseBucket::open(connection).await.unwrap();
+    let bucket = LeaseBucket::new(Caller::start(connection).await.unwrap());
     let key = |name: &str| format!("v1.{name}.{}", Uuid::now_v7());
     let chain = key("chain");
     assert_eq!(bucket.read(&chain).await.unwrap(), None);
@@ -568,7 +568,7 @@ async fn a_missing_bucket_is_an_absent_store() {
     let directory = tempfile::tempdir().unwrap();
     let broker = broker::start(directory.path(), None).await;
     let connection = Connection::open(&NatsSettings::at(broker.url()), "events").await.unwrap();
-    let bucket = LeaseBucket::open(connection).await.unwrap();
+    let bucket = LeaseBucket::new(Caller::start(connection).await.unwrap());
     assert!(matches!(bucket.read("v1.a").await, Err(LeaseError::Unavailable(_))));
     assert!(matches!(bucket.write("v1.a", b"x", 0).await, Err(LeaseError::Unavailable(_))));
 }

@@ -43,7 +43,7 @@ async fn a_statement_that_waits_for_a_lock_ends_at_the_deadline() {
     assert!((290..5000).contains(&elapsed.as_millis()), "{elapsed:?}");
     drop(waiter);
     let too_late = store.begin(Instant::now()).await.map(|_| ());
-    assert!(matches!(too_late, Err(StoreError::Unavailable(_))), "{too_late:?}");
+    assert!(matches!(too_late, Err(StoreError::Expired)), "{too_late:?}");
 
     holder.commit().await.unwrap();
     assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), Some(next));

@@ -10,13 +10,14 @@ impl Handle<Login> for Auth {
         let known = self.store.credentials(&request.email).await?;
         let stored = known.as_ref().map(|(_, hash)| hash.clone());
         // An unknown address is verified against a hash nobody has the password of.
-        let verified = self.hasher.verify(request.password.clone(), stored).await.map_err(hasher_failure)?;
+        let verified = self.hasher.verify(request.password.clone(), stored, cx.deadline).await;
+        let verified = verified.map_err(hasher_failure)?;
         let (user, stored) = match known {
             Some(known) if verified.matches => known,
             _ => return Err(Failure::Refused(LoginError::InvalidCredentials)),
         };
         if verified.outdated {
-            let fresh = self.hasher.hash(request.password).await.map_err(hasher_failure)?;
+            let fresh = self.hasher.hash(request.password, cx.deadline).await.map_err(hasher_failure)?;
             self.store.replace_password_hash(user.id, &stored, &fresh, cx.deadline).await?;
         }
         let session = new_session(user.id, cx.now);

@@ -29,7 +29,7 @@ impl Handle<Signup> for Auth {
             (None, None) => return Err(Failure::Refused(SignupError::InvalidInvitation)),
         };
         // Hashed before anything is looked up: how long the answer takes says nothing about the address.
-        let password_hash = self.hasher.hash(request.password).await.map_err(hasher_failure)?;
+        let password_hash = self.hasher.hash(request.password, cx.deadline).await.map_err(hasher_failure)?;
         let id = UserId(Uuid::now_v7());
         let session = new_session(id, cx.now);
         let account = NewAccount {

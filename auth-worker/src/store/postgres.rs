@@ -74,6 +74,10 @@ const INSERT_INVITATION: &str = "INSERT INTO invitations (token_hash, organizati
 
 #[async_trait]
 impl AuthStore for PostgresAuthStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.database.ping().await
+    }
+
     async fn create_account(
         &self,
         account: NewAccount,
@@ -113,7 +117,7 @@ impl AuthStore for PostgresAuthStore {
             .await
             .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
         insert_session(&mut transaction, &session).await?;
-        transaction.commit().await.map_err(StoreError::commit)?;
+        transaction.commit().await?;
         Ok(user)
     }
 
@@ -147,13 +151,13 @@ impl AuthStore for PostgresAuthStore {
             .bind(old)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 
     async fn open_session(&self, session: Session, deadline: Instant) -> Result<(), StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
         insert_session(&mut transaction, &session).await?;
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
@@ -178,14 +182,14 @@ impl AuthStore for PostgresAuthStore {
             .bind(i64::from(counter))
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::commit)?;
+        transaction.commit().await?;
         Ok(rotated.rows_affected() == 1)
     }
 
     async fn close_session(&self, id: SessionId, deadline: Instant) -> Result<(), StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
         sqlx::query("DELETE FROM sessions WHERE id = $1").bind(id.0).execute(&mut *transaction).await?;
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
@@ -208,7 +212,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(StoredTime(invitation.expires_at))
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 
     async fn seed(
@@ -232,7 +236,7 @@ impl AuthStore for PostgresAuthStore {
                 insert_user(&mut transaction, SEED_USER, &seeded.user, &seeded.password_hash).await?;
             }
         }
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 }
 

@@ -73,13 +73,17 @@ const INSERT_INVITATION: &str = "INSERT INTO invitations (token_hash, organizati
 
 #[async_trait]
 impl AuthStore for SqliteAuthStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.database.ping().await
+    }
+
     async fn create_account(
         &self,
         account: NewAccount,
         session: Session,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Result<User, CreateAccountError> {
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin(deadline).await?;
         let (organization_id, role) = match &account.membership {
             Membership::Founder(organization) => {
                 insert_organization(&mut transaction, INSERT_ORGANIZATION, organization, account.now)
@@ -112,7 +116,7 @@ impl AuthStore for SqliteAuthStore {
             .await
             .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
         insert_session(&mut transaction, &session).await?;
-        transaction.commit().await.map_err(StoreError::commit)?;
+        transaction.commit().await?;
         Ok(user)
     }
 
@@ -137,22 +141,22 @@ impl AuthStore for SqliteAuthStore {
         user: UserId,
         old: &str,
         new: &str,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin(deadline).await?;
         sqlx::query("UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?")
             .bind(new)
             .bind(user.0)
             .bind(old)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 
-    async fn open_session(&self, session: Session, _deadline: Instant) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin().await?;
+    async fn open_session(&self, session: Session, deadline: Instant) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(deadline).await?;
         insert_session(&mut transaction, &session).await?;
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
@@ -168,23 +172,23 @@ impl AuthStore for SqliteAuthStore {
         id: SessionId,
         counter: u32,
         now: Timestamp,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin(deadline).await?;
         let rotated = sqlx::query(ROTATE_SESSION)
             .bind(StoredTime(now))
             .bind(id.0)
             .bind(counter)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::commit)?;
+        transaction.commit().await?;
         Ok(rotated.rows_affected() == 1)
     }
 
-    async fn close_session(&self, id: SessionId, _deadline: Instant) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin().await?;
+    async fn close_session(&self, id: SessionId, deadline: Instant) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(deadline).await?;
         sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.0).execute(&mut *transaction).await?;
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
@@ -196,9 +200,9 @@ impl AuthStore for SqliteAuthStore {
     async fn create_invitation(
         &self,
         invitation: NewInvitation,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin(deadline).await?;
         sqlx::query(INSERT_INVITATION)
             .bind(invitation.token_hash.as_slice())
             .bind(invitation.organization_id.0)
@@ -208,7 +212,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(StoredTime(invitation.expires_at))
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 
     async fn seed(
@@ -216,9 +220,9 @@ impl AuthStore for SqliteAuthStore {
         organizations: &[Organization],
         users: &[SeedUser],
         now: Timestamp,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin(deadline).await?;
         for organization in organizations {
             insert_organization(&mut transaction, SEED_ORGANIZATION, organization, now).await?;
         }
@@ -232,7 +236,7 @@ impl AuthStore for SqliteAuthStore {
                 insert_user(&mut transaction, SEED_USER, &seeded.user, &seeded.password_hash).await?;
             }
         }
-        transaction.commit().await.map_err(StoreError::commit)
+        transaction.commit().await
     }
 }
 

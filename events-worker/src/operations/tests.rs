@@ -25,6 +25,10 @@ fn away<T>() -> Result<T, StoreError> {
 
 #[async_trait]
 impl EventStore for Colliding {
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn begin(&self, _deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
         if self.begun.fetch_add(1, Ordering::Relaxed) < self.collisions {
             // What Postgres reports as serialization_failure or deadlock_detected.
@@ -108,6 +112,10 @@ struct UnansweredTransaction(Box<dyn EventTransaction>, bool);
 
 #[async_trait]
 impl EventStore for Unanswered {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.inner.ping().await
+    }
+
     async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
         Ok(Box::new(UnansweredTransaction(self.inner.begin(deadline).await?, self.takes_effect)))
     }
@@ -220,5 +228,5 @@ async fn a_commit_without_an_answer_is_looked_up_under_its_key() {
 async fn collisions_are_tried_again_and_given_up_in_the_end() {
     assert_eq!(written_after(0).await, (Failure::StoreUnavailable, 1));
     assert_eq!(written_after(MAX_ATTEMPTS - 1).await, (Failure::StoreUnavailable, MAX_ATTEMPTS));
-    assert_eq!(written_after(MAX_ATTEMPTS).await, (Failure::Overloaded, MAX_ATTEMPTS));
+    assert_eq!(written_after(MAX_ATTEMPTS).await, (Failure::Contended, MAX_ATTEMPTS));
 }

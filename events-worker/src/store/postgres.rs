@@ -1,12 +1,12 @@
 //! The event store on Postgres.
 
 use async_trait::async_trait;
-use database::{OpenError, Postgres, StoreError, StoredTime};
+use database::{BoundedTransaction, OpenError, Postgres, StoreError, StoredTime};
 use shared::contract::auth::OrganizationId;
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use sqlx::postgres::{PgArguments, PgConnectOptions};
-use sqlx::{Arguments, AssertSqlSafe, PgConnection, Transaction};
+use sqlx::{Arguments, AssertSqlSafe, PgConnection};
 use tokio::time::Instant;
 
 use super::listing::{Dialect, Statement, Value, listing};
@@ -65,6 +65,10 @@ const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE (organization_id, user
 
 #[async_trait]
 impl EventStore for PostgresEventStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.database.ping().await
+    }
+
     async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
         Ok(Box::new(PostgresEventTransaction { transaction: self.database.begin(deadline).await? }))
     }
@@ -106,7 +110,7 @@ impl EventStore for PostgresEventStore {
             .bind(limit)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::commit)?;
+        transaction.commit().await?;
         Ok(deleted.rows_affected())
     }
 
@@ -125,7 +129,7 @@ impl EventStore for PostgresEventStore {
 }
 
 struct PostgresEventTransaction {
-    transaction: Transaction<'static, sqlx::Postgres>,
+    transaction: BoundedTransaction<sqlx::Postgres>,
 }
 
 #[async_trait]
@@ -233,7 +237,7 @@ impl EventTransaction for PostgresEventTransaction {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        self.transaction.commit().await.map_err(StoreError::commit)
+        self.transaction.commit().await
     }
 }
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use database::{OpenError, Sqlite, StoreError, StoredTime};
+use database::{BoundedTransaction, OpenError, Sqlite, StoreError, StoredTime};
 use shared::contract::auth::OrganizationId;
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments, AssertSqlSafe, SqliteConnection, Transaction};
+use sqlx::{Arguments, AssertSqlSafe, SqliteConnection};
 use tokio::time::Instant;
 
 use super::listing::{Dialect, Statement, Value, listing};
@@ -64,8 +64,12 @@ const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE rowid IN \
 
 #[async_trait]
 impl EventStore for SqliteEventStore {
-    async fn begin(&self, _deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
-        Ok(Box::new(SqliteEventTransaction { transaction: self.database.begin().await? }))
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.database.ping().await
+    }
+
+    async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
+        Ok(Box::new(SqliteEventTransaction { transaction: self.database.begin(deadline).await? }))
     }
 
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
@@ -97,15 +101,15 @@ impl EventStore for SqliteEventStore {
         &self,
         before: Timestamp,
         limit: i64,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Result<u64, StoreError> {
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin(deadline).await?;
         let deleted = sqlx::query(DELETE_OUTCOMES)
             .bind(StoredTime(before))
             .bind(limit)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await.map_err(StoreError::commit)?;
+        transaction.commit().await?;
         Ok(deleted.rows_affected())
     }
 
@@ -124,7 +128,7 @@ impl EventStore for SqliteEventStore {
 }
 
 struct SqliteEventTransaction {
-    transaction: Transaction<'static, sqlx::Sqlite>,
+    transaction: BoundedTransaction<sqlx::Sqlite>,
 }
 
 #[async_trait]
@@ -232,7 +236,7 @@ impl EventTransaction for SqliteEventTransaction {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        self.transaction.commit().await.map_err(StoreError::commit)
+        self.transaction.commit().await
     }
 }
 

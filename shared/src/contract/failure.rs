@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Display;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -48,6 +49,8 @@ pub enum ProblemType {
     UriTooLong,
     /// The body is not JSON.
     UnsupportedMediaType,
+    /// More requests than the caller may make in this time.
+    RateLimited,
     /// Well-formed JSON that breaks the schema or a rule.
     ValidationFailed,
     /// A defect on our side; nothing was done.
@@ -60,6 +63,8 @@ pub enum ProblemType {
     Unavailable,
     /// No room for the request at the moment; nothing was done.
     Overloaded,
+    /// Other changes were faster again and again; nothing was done.
+    Contended,
     /// No answer in time.
     DeadlineExceeded,
     /// The connection broke while the request was under way.
@@ -105,12 +110,14 @@ impl ProblemType {
             Self::PayloadTooLarge => (413, "payload-too-large", "The body is too large"),
             Self::UriTooLong => (414, "uri-too-long", "The request target is too long"),
             Self::UnsupportedMediaType => (415, "unsupported-media-type", "The body must be JSON"),
+            Self::RateLimited => (429, "rate-limited", "Too many requests"),
             Self::ValidationFailed => (422, "validation-failed", "The request breaks a rule"),
             Self::Internal => (500, "internal", "Something went wrong on our side"),
             Self::ReplyTooLarge => (500, "reply-too-large", "The answer is too large"),
             Self::MalformedReply => (502, "malformed-reply", "A reply could not be understood"),
             Self::Unavailable => (503, "unavailable", "The service is not available"),
             Self::Overloaded => (503, "overloaded", "The service is busy"),
+            Self::Contended => (503, "contended", "Too many changes at once"),
             Self::DeadlineExceeded => (504, "deadline-exceeded", "No answer in time"),
             Self::ConnectionLost => (504, "connection-lost", "The connection broke while waiting"),
         }
@@ -142,8 +149,10 @@ impl ProblemType {
             self,
             Self::RequestTimeout
                 | Self::KeyInProgress
+                | Self::RateLimited
                 | Self::Unavailable
                 | Self::Overloaded
+                | Self::Contended
                 | Self::DeadlineExceeded
                 | Self::ConnectionLost
         )
@@ -180,6 +189,8 @@ pub struct Problem {
     pub outcome: Outcome,
     /// Broken rules, all of them.
     pub errors: Vec<Violation>,
+    /// Seconds after which the same request may be sent again, where more is known than the kind says.
+    pub retry_after: Option<u64>,
 }
 
 /// The body of every failure (RFC 9457).
@@ -213,7 +224,7 @@ pub struct ProblemBody {
 impl Problem {
     /// A problem after which nothing has been done.
     pub fn new(kind: ProblemType, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), outcome: Outcome::None, errors: Vec::new() }
+        Self { kind, detail: detail.into(), outcome: Outcome::None, errors: Vec::new(), retry_after: None }
     }
 
     /// Broken rules.
@@ -240,6 +251,19 @@ impl Problem {
     #[must_use]
     pub fn with_outcome(self, outcome: Outcome) -> Self {
         Self { outcome, ..self }
+    }
+
+    /// The same problem, which may be gone after this time.
+    #[must_use]
+    pub fn with_retry_after(self, wait: Duration) -> Self {
+        // Rounded up: who comes back too early is refused again.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self { retry_after: Some(seconds.max(1)), ..self }
+    }
+
+    /// Whether the worker says that the request was not carried out, so that another may be asked.
+    pub fn proves_nothing_ran(&self) -> bool {
+        self.outcome == Outcome::None && matches!(self.kind.status(), 503 | 504)
     }
 
     /// The full body for the request with these ids.
@@ -302,6 +326,10 @@ pub enum Failure<E> {
     StoreUnavailable,
     /// No room; nothing was done.
     Overloaded,
+    /// Other changes were faster again and again; nothing was done.
+    Contended,
+    /// The deadline passed before the change was committed; nothing was done.
+    Expired,
     /// The database was lost while it was asked to commit: the effect may have taken place.
     CommitUnknown,
     /// A defect; already logged.
@@ -339,6 +367,13 @@ impl<E: OperationError> Failure<E> {
                 Problem::new(ProblemType::Unavailable, "the database cannot be reached")
             }
             Self::Overloaded => Problem::new(ProblemType::Overloaded, "too many requests at the moment"),
+            Self::Contended => {
+                Problem::new(ProblemType::Contended, "other changes were faster again and again")
+            }
+            Self::Expired => Problem::new(
+                ProblemType::DeadlineExceeded,
+                "the deadline passed before the change was made; nothing was done",
+            ),
             Self::CommitUnknown => Problem::new(
                 ProblemType::ConnectionLost,
                 "the database was lost while the change was committed",

@@ -1,13 +1,17 @@
 //! The calling side: one operation becomes one request message with its ids, deadline and credentials.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::subject::ToSubject;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::multiplexer::{Multiplexer, NoReply};
+use super::multiplexer::{Multiplexer, NoReply, Pending};
+use super::provision::KEYS_BUCKET;
 use super::{Connection, HEADER_ALLOWANCE, headers};
 use crate::contract::{
     CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat, Timestamp,
@@ -54,7 +58,9 @@ pub struct Reply {
     /// The id of the request that was first given this answer, when that was another one.
     pub first: Option<String>,
     /// Seconds after which the same request may be sent again.
-    pub retry_after: Option<String>,
+    pub retry_after: Option<u64>,
+    /// Whether the worker says that it did not carry the request out.
+    pub not_executed: bool,
 }
 
 /// Why a call got no answer.
@@ -143,50 +149,107 @@ impl Caller {
         call: &Call,
         payload: Bytes,
     ) -> Result<Reply, CallError> {
+        let headers = request_headers(call, Timestamp::now(), Instant::now());
+        read_reply(self.request(operation.subject, headers, payload, call.deadline).await?)
+    }
+
+    async fn request(
+        &self,
+        subject: impl ToSubject,
+        headers: HeaderMap,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Result<Message, CallError> {
+        let exchange = async { Ok(self.send(subject, headers, payload).await?.reply().await?) };
+        // Also bounds the hand-over: a full command channel blocks for as long as the broker stalls.
+        tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(CallError::TimedOut))
+    }
+
+    /// Hands a request over and returns what waits for its reply.
+    pub(super) async fn send(
+        &self,
+        subject: impl ToSubject,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<Pending, CallError> {
         // The library would queue the message and send it after we had given up.
         if !self.is_ready() {
             return Err(CallError::NotConnected);
         }
-        if payload.len() + HEADER_ALLOWANCE > self.connection.client().server_info().max_payload {
+        let client = self.connection.client();
+        if payload.len() + HEADER_ALLOWANCE > client.server_info().max_payload {
             return Err(CallError::TooLarge);
         }
-        let mut pending = self.replies.register();
-        let headers = request_headers(call, Timestamp::now(), Instant::now());
-        let exchange = async {
-            self.connection
-                .client()
-                .publish_with_reply_and_headers(operation.subject, pending.inbox.clone(), headers, payload)
-                .await
-                .map_err(|_| CallError::NotConnected)?;
-            pending.reply().await.map_err(|error| match error {
-                NoReply::NoResponders => CallError::NoResponders,
-                NoReply::ConnectionLost => CallError::ConnectionLost,
-            })
-        };
-        // Also bounds the hand-over: a full command channel blocks for as long as the broker stalls.
-        let message =
-            tokio::time::timeout_at(call.deadline, exchange).await.map_err(|_| CallError::TimedOut)??;
-        read_reply(message)
+        let pending = self.replies.register();
+        let inbox = pending.inbox.clone();
+        match client.publish_with_reply_and_headers(subject, inbox, headers, payload).await {
+            Ok(()) => Ok(pending),
+            Err(_) => Err(CallError::NotConnected),
+        }
     }
 
-    /// Asks every instance of `service` to answer, and returns how long the first one took.
-    pub async fn ping(&self, service: &str, timeout: Duration) -> Option<Duration> {
+    /// Asks every instance of `service` to answer, and returns what the first one said.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn ping(&self, service: &str, timeout: Duration) -> Result<Pong, CallError> {
+        let answer = self.ask(format!("$SRV.PING.{service}"), timeout).await?;
+        serde_json::from_slice(&answer).map_err(|_| CallError::MalformedReply)
+    }
+
+    /// Asks JetStream for an answer: about the bucket of public keys, which every service may ask for.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn ask_jetstream(&self, timeout: Duration) -> Result<(), CallError> {
+        self.ask(format!("$JS.API.STREAM.INFO.KV_{KEYS_BUCKET}"), timeout).await.map(drop)
+    }
+
+    async fn ask(&self, subject: String, timeout: Duration) -> Result<Bytes, CallError> {
+        let deadline = Instant::now() + timeout;
+        Ok(self.request(subject, HeaderMap::new(), Bytes::new(), deadline).await?.payload)
+    }
+
+    /// Sends itself a message and waits for it: whether this process's connection still carries anything.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn echo(&self, timeout: Duration) -> Result<(), CallError> {
         if !self.is_ready() {
-            return None;
+            return Err(CallError::NotConnected);
         }
-        let begun = Instant::now();
-        let mut pending = self.replies.register();
+        let mut pending = self.replies.register_echo();
         let exchange = async {
-            let subject = format!("$SRV.PING.{service}");
-            let sent = self
-                .connection
-                .client()
-                .publish_with_reply(subject, pending.inbox.clone(), Bytes::new())
-                .await;
-            sent.is_ok() && pending.reply().await.is_ok()
+            let sent = self.connection.client().publish(pending.inbox.clone(), Bytes::new()).await;
+            sent.map_err(|_| CallError::NotConnected)?;
+            pending.reply().await?;
+            Ok(())
         };
-        let answered = tokio::time::timeout(timeout, exchange).await.unwrap_or(false);
-        answered.then(|| begun.elapsed())
+        tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(CallError::TimedOut))
+    }
+
+    /// The connection calls are made over.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// What an instance of a service says when it is asked whether it is there.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Pong {
+    /// The instance.
+    pub id: String,
+    /// What it depends on, each as a check of its `/health` in JSON.
+    #[serde(default)]
+    pub metadata: HashMap<String, String>,
+}
+
+impl From<NoReply> for CallError {
+    fn from(reason: NoReply) -> Self {
+        match reason {
+            NoReply::NoResponders => Self::NoResponders,
+            NoReply::ConnectionLost => Self::ConnectionLost,
+        }
     }
 }
 
@@ -230,7 +293,8 @@ fn read_reply(message: Message) -> Result<Reply, CallError> {
         etag: value(headers::ETAG)?.map(str::to_owned),
         location: value(headers::LOCATION)?.map(str::to_owned),
         first: value(headers::ORIGINAL_CORRELATION_ID)?.map(str::to_owned),
-        retry_after: value(headers::RETRY_AFTER)?.map(str::to_owned),
+        retry_after: value(headers::RETRY_AFTER)?.and_then(|seconds| seconds.parse().ok()),
+        not_executed: value(headers::EXECUTED)? == Some("false"),
         body: message.payload,
     })
 }

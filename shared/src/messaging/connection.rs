@@ -7,6 +7,7 @@ use async_nats::{Client, ConnectOptions, Event};
 use rand::RngExt;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::settings::NatsSettings;
 
@@ -22,6 +23,8 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 pub struct Connection {
     client: Client,
     losses: watch::Receiver<u64>,
+    /// Since when the link is down; `None` while it is up.
+    down: watch::Receiver<Option<Instant>>,
 }
 
 /// Why no connection could be set up.
@@ -36,15 +39,25 @@ pub enum ConnectError {
 }
 
 impl Connection {
-    /// Connects as `name`, which also names the private inbox prefix `_INBOX_<name>`.
-    ///
-    /// Waits for a broker that is not up yet.
+    /// Connects as `name`, and waits for a broker that is not up yet.
     ///
     /// # Errors
     /// [`ConnectError`].
     pub async fn open(settings: &NatsSettings, name: &str) -> Result<Self, ConnectError> {
+        let mut connection = Self::begin(settings, name).await?;
+        // Fails only when the callback is gone, and the client holds it.
+        let _ = connection.down.wait_for(Option::is_none).await;
+        Ok(connection)
+    }
+
+    /// Begins to connect as `name`, which also names the private inbox prefix `_INBOX_<name>`. Goes on in the
+    /// background for as long as it takes.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn begin(settings: &NatsSettings, name: &str) -> Result<Self, ConnectError> {
         let (lost, losses) = watch::channel(0);
-        let (up, mut connected) = watch::channel(false);
+        let (link, down) = watch::channel(Some(Instant::now()));
         let mut options = ConnectOptions::new()
             .name(format!("eventboard-{name}"))
             .custom_inbox_prefix(format!("_INBOX_{name}"))
@@ -55,7 +68,7 @@ impl Connection {
             .max_reconnects(None)
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
-                observe(&event, &lost, &up);
+                observe(&event, &lost, &link);
                 std::future::ready(())
             });
         if let (Some(user), Some(password)) = (&settings.user, settings.password()) {
@@ -68,9 +81,26 @@ impl Connection {
             options = options.add_root_certificates(path.clone()).require_tls(true);
         }
         let client = options.connect(settings.urls().collect::<Vec<_>>()).await?;
-        // Fails only when the callback is gone, and the client holds it.
-        let _ = connected.wait_for(|up| *up).await;
-        Ok(Self { client, losses })
+        Ok(Self { client, losses, down })
+    }
+
+    /// Whether the link is up, now or before it has been down for `grace`: a broker that restarts, or another
+    /// one of the cluster, is back by then. A link that has been down for longer is not waited for.
+    pub async fn is_up_within(&self, grace: Duration) -> bool {
+        let mut down = self.down.clone();
+        let since = *down.borrow();
+        match since {
+            None => true,
+            Some(since) => {
+                let up = tokio::time::timeout_at(since + grace, down.wait_for(Option::is_none)).await;
+                up.is_ok_and(|up| up.is_ok())
+            }
+        }
+    }
+
+    /// Gives the link up and makes a new one; fails when nobody is left to do so.
+    pub(super) async fn reconnect(&self) -> bool {
+        self.client.force_reconnect().await.is_ok()
     }
 
     /// Whether the link is up now. `true` is no promise: a link can break without a sound.
@@ -118,13 +148,14 @@ fn reconnect_delay(attempt: usize) -> Duration {
 }
 
 /// Runs on the connection's own task, so it never waits.
-fn observe(event: &Event, lost: &watch::Sender<u64>, up: &watch::Sender<bool>) {
+fn observe(event: &Event, lost: &watch::Sender<u64>, link: &watch::Sender<Option<Instant>>) {
     match event {
         Event::Connected => {
-            up.send_replace(true);
+            link.send_replace(None);
             tracing::info!("connected to NATS");
         }
         Event::Disconnected => {
+            link.send_replace(Some(Instant::now()));
             lost.send_modify(|losses| *losses += 1);
             tracing::warn!("lost the connection to NATS");
         }

@@ -1,6 +1,6 @@
 //! How `nats service` finds a worker: the answers to `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS` (ADR-32).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::contract::{Description, Timestamp};
+use crate::health::Health;
 
 /// One running instance of a service, as others may ask about it.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub(super) struct Instance {
     id: String,
     started: Timestamp,
     endpoints: Vec<Tally>,
+    health: Health,
 }
 
 /// What an endpoint has done so far.
@@ -36,7 +38,7 @@ struct Identity<'a> {
     name: &'a str,
     id: &'a str,
     version: &'a str,
-    metadata: HashMap<&'a str, &'a str>,
+    metadata: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -76,8 +78,12 @@ struct EndpointStats<'a> {
 }
 
 impl Instance {
-    /// A new instance of `service` that serves these operations.
-    pub(super) fn new(service: &'static str, operations: impl Iterator<Item = Description>) -> Self {
+    /// A new instance of `service` that serves these operations, and tells of its health.
+    pub(super) fn new(
+        service: &'static str,
+        operations: impl Iterator<Item = Description>,
+        health: Health,
+    ) -> Self {
         let tally = |description| Tally {
             description,
             requests: AtomicU64::new(0),
@@ -90,6 +96,7 @@ impl Instance {
             id: Uuid::now_v7().simple().to_string(),
             started: Timestamp::now(),
             endpoints: operations.map(tally).collect(),
+            health,
         }
     }
 
@@ -132,8 +139,14 @@ impl Instance {
             name: self.service,
             id: &self.id,
             version: env!("CARGO_PKG_VERSION"),
-            metadata: HashMap::new(),
+            // What this instance depends on, as its own /health tells it.
+            metadata: self.checks(),
         }
+    }
+
+    fn checks(&self) -> BTreeMap<String, String> {
+        let checks = self.health.report().checks.into_iter();
+        checks.filter_map(|(name, check)| Some((name, serde_json::to_string(&check).ok()?))).collect()
     }
 
     fn info(&self) -> Info<'_> {

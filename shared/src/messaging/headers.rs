@@ -18,6 +18,8 @@ pub const ORIGINAL_CORRELATION_ID: &str = "Idempotency-Original-Correlation-Id";
 pub(super) const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Seconds after which the same request may be sent again.
 pub const RETRY_AFTER: &str = "Retry-After";
+/// `false` on a failure whose request was not carried out: another worker may be asked.
+pub const EXECUTED: &str = "X-Executed";
 /// The caller's bearer token.
 pub const AUTHORIZATION: &str = "Authorization";
 /// W3C Trace Context.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_nats::jetstream::kv::Store;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use super::provision::{KEYS_BUCKET, jetstream};
@@ -60,9 +59,8 @@ impl KeyDirectory {
         Ok(())
     }
 
-    /// Publishes `document`, and again whenever it is lost, until `shutdown`. Tells `published` each time
-    /// it is there.
-    pub async fn keep_published(&self, document: &str, published: &Notify, shutdown: CancellationToken) {
+    /// Publishes `document`, and again whenever it is lost. Tells `published` each time it is there.
+    pub async fn keep_published(&self, document: &str, published: &Notify) -> ! {
         let mut interval = INTERVAL_WHILE_UNKNOWN;
         let mut complained = false;
         loop {
@@ -79,16 +77,12 @@ impl KeyDirectory {
                     Err(_) => {}
                 }
             }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(interval) => {}
-            }
+            tokio::time::sleep(interval).await;
         }
     }
 
-    /// Keeps `keys` equal to the published ones until `shutdown`. What is known stays known when the
-    /// directory is lost.
-    pub async fn follow(&self, keys: Arc<PublicKeys>, shutdown: CancellationToken) {
+    /// Keeps `keys` equal to the published ones. What is known stays known when the directory is lost.
+    pub async fn follow(&self, keys: Arc<PublicKeys>) -> ! {
         let mut said = false;
         loop {
             if let Err(error) = self.read_into(&keys).await {
@@ -104,7 +98,6 @@ impl KeyDirectory {
                 keys.refresh_requested().await;
             };
             tokio::select! {
-                () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(interval) => {}
                 () = requested => {}
             }

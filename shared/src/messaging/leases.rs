@@ -13,9 +13,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::multiplexer::{Multiplexer, NoReply};
 use super::provision::IDEMPOTENCY_BUCKET;
-use super::{Connection, headers};
+use super::{CallError, Caller, headers};
 use crate::contract::Timestamp;
 use crate::crash_point;
 use crate::idempotency::{Entry, LeaseError, LeaseStore};
@@ -31,8 +30,7 @@ const NO_MESSAGE: u64 = 10037;
 /// The bucket of leases.
 #[derive(Debug)]
 pub struct LeaseBucket {
-    connection: Connection,
-    replies: Multiplexer,
+    caller: Caller,
 }
 
 #[derive(Deserialize)]
@@ -75,37 +73,23 @@ impl From<ApiError> for LeaseError {
 }
 
 impl LeaseBucket {
-    /// The bucket reached over `connection`.
-    ///
-    /// # Errors
-    /// When the inbox cannot be subscribed to.
-    pub async fn open(connection: Connection) -> Result<Self, async_nats::SubscribeError> {
-        let replies = Multiplexer::start(&connection).await?;
-        Ok(Self { connection, replies })
+    /// The bucket that `caller` reaches.
+    pub fn new(caller: Caller) -> Self {
+        Self { caller }
     }
 
     async fn request(&self, subject: String, map: HeaderMap, payload: Bytes) -> Result<Bytes, LeaseError> {
-        if !self.connection.is_connected() || !self.replies.is_alive() {
-            return Err(LeaseError::Unavailable("not connected to the broker".to_owned()));
-        }
-        let mut pending = self.replies.register();
-        let inbox = pending.inbox.clone();
         let exchange = async {
-            let client = self.connection.client();
-            client
-                .publish_with_reply_and_headers(subject, inbox, map, payload)
-                .await
-                .map_err(|error| LeaseError::Unavailable(error.to_string()))?;
+            let mut pending = self.caller.send(subject, map, payload).await?;
             crash_point!("lease-sent");
-            pending.reply().await.map_err(|error| {
-                LeaseError::Unavailable(match error {
-                    NoReply::NoResponders => "the bucket does not exist".to_owned(),
-                    NoReply::ConnectionLost => "the connection broke".to_owned(),
-                })
-            })
+            Ok::<_, CallError>(pending.reply().await?)
         };
         match tokio::time::timeout(TIMEOUT, exchange).await {
-            Ok(reply) => Ok(reply?.payload),
+            Ok(Ok(reply)) => Ok(reply.payload),
+            Ok(Err(CallError::NoResponders)) => {
+                Err(LeaseError::Unavailable("the bucket does not exist".to_owned()))
+            }
+            Ok(Err(error)) => Err(LeaseError::Unavailable(error.to_string())),
             Err(_) => Err(LeaseError::Unavailable("no answer in time".to_owned())),
         }
     }

@@ -6,6 +6,8 @@ mod discovery;
 pub mod headers;
 mod key_directory;
 mod leases;
+mod leaving;
+mod liveness;
 mod multiplexer;
 mod provision;
 mod server;
@@ -13,9 +15,10 @@ mod server;
 /// Bytes of a message that its headers may take of the broker's limit.
 const HEADER_ALLOWANCE: usize = 8 * 1024;
 
-pub use caller::{Call, CallError, Caller, Reply};
+pub use caller::{Call, CallError, Caller, Pong, Reply};
 pub use connection::{ConnectError, Connection};
 pub use key_directory::KeyDirectory;
 pub use leases::LeaseBucket;
+pub use liveness::{ConnectionDead, watch_broker};
 pub use provision::{ProvisionError, provision};
 pub use server::{ServeError, Server};

@@ -75,7 +75,7 @@ impl Multiplexer {
     /// Subscribes to this process's inbox and starts handing out replies.
     pub(super) async fn start(connection: &Connection) -> Result<Self, SubscribeError> {
         let prefix = connection.client().new_inbox();
-        let mut replies = connection.client().subscribe(format!("{prefix}.*")).await?;
+        let mut replies = connection.client().subscribe(format!("{prefix}.>")).await?;
         let slots = Arc::new(Mutex::new(Slots::default()));
         let ended = CancellationToken::new();
         let stop = CancellationToken::new();
@@ -106,13 +106,23 @@ impl Multiplexer {
 
     /// Registers a request.
     pub(super) fn register(&self) -> Pending {
+        self.register_under(&self.prefix)
+    }
+
+    /// Registers a message that this process sends to itself. Its subject differs from those of replies, so
+    /// that a user may be allowed to publish the one and not the other.
+    pub(super) fn register_echo(&self) -> Pending {
+        self.register_under(&format!("{}.echo", self.prefix))
+    }
+
+    fn register_under(&self, prefix: &str) -> Pending {
         let (sender, reply) = oneshot::channel();
         let losses = *self.losses.borrow();
         let mut slots = lock(&self.slots);
         let token = slots.next;
         slots.next += 1;
         slots.waiting.insert(token, Slot { losses, reply: sender });
-        Pending { token, slots: Arc::clone(&self.slots), reply, inbox: format!("{}.{token}", self.prefix) }
+        Pending { token, slots: Arc::clone(&self.slots), reply, inbox: format!("{prefix}.{token}") }
     }
 
     /// Resolves when no further reply can arrive: the subscription ended although nobody asked.
@@ -138,8 +148,8 @@ struct Reader {
 
 impl Reader {
     fn deliver(&self, message: Message) {
-        let token =
-            message.subject.strip_prefix(self.prefix.as_str()).and_then(|token| token.parse::<u64>().ok());
+        let name = message.subject.strip_prefix(self.prefix.as_str());
+        let token = name.and_then(|name| name.strip_prefix("echo.").unwrap_or(name).parse::<u64>().ok());
         let Some(slot) = token.and_then(|token| lock(&self.slots).waiting.remove(&token)) else {
             // Late: its request has given up.
             return;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, Subject, Subscriber};
+use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use futures_util::stream::{self, SelectAll};
 use futures_util::{Stream, StreamExt};
@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::discovery::Instance;
+use super::leaving::Leaving;
 use super::provision::assert_commands_uncovered;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
 use crate::contract::failure::{PROBLEM_JSON, ProblemBody};
@@ -22,6 +23,7 @@ use crate::contract::{
     Precondition, Problem, ProblemType, Repeat, Timestamp, TraceContext,
 };
 use crate::crash_point;
+use crate::health::Health;
 use crate::idempotency::Idempotency;
 use crate::identity::Verifier;
 
@@ -79,7 +81,7 @@ type Incoming = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (Source, Option<Me
 
 impl<H: Send + Sync + 'static> Server<H> {
     /// A server of `service` that trusts `verifier`'s keys, and shares the runs of keyed writes with the
-    /// other workers through `idempotency`.
+    /// other workers through `idempotency`. Who asks whether it is there is told of its `health`.
     pub fn new(
         connection: Connection,
         service: &'static str,
@@ -87,9 +89,10 @@ impl<H: Send + Sync + 'static> Server<H> {
         handler: Arc<H>,
         verifier: Arc<Verifier>,
         idempotency: Option<Arc<Idempotency>>,
+        health: Health,
     ) -> Self {
         let operations = endpoints.iter().map(|endpoint| endpoint.description.clone());
-        let instance = Arc::new(Instance::new(service, operations));
+        let instance = Arc::new(Instance::new(service, operations, health));
         let under_way = TaskTracker::new();
         let work = Arc::new(Work { endpoints, handler, verifier, idempotency, under_way });
         Self { connection, service, instance, work }
@@ -141,11 +144,11 @@ impl<H: Send + Sync + 'static> Server<H> {
         for (index, endpoint) in self.work.endpoints.iter().enumerate() {
             let (subject, group) = (endpoint.description.subject, self.service.to_owned());
             let subscriber = client.queue_subscribe(subject, group).await?;
-            incoming.push(Box::pin(messages(Source::Endpoint(index), subscriber, unsubscribe.clone())));
+            incoming.push(messages(Source::Endpoint(index), Leaving::new(subscriber, unsubscribe.clone())));
         }
         for subject in self.instance.subjects() {
             let subscriber = client.subscribe(subject).await?;
-            incoming.push(Box::pin(messages(Source::Discovery, subscriber, unsubscribe.clone())));
+            incoming.push(messages(Source::Discovery, Leaving::new(subscriber, unsubscribe.clone())));
         }
         Ok(incoming)
     }
@@ -224,8 +227,6 @@ impl<H: Send + Sync + 'static> Server<H> {
     async fn drain(&self, mut incoming: Incoming, room: &Arc<Semaphore>) {
         let under_way = &self.work.under_way;
         let finish = async {
-            // What has arrived is still in the streams. What the broker hands over until it has read our
-            // UNSUB is not: the library has forgotten the subscription by then and drops it.
             while self.connection.is_connected() {
                 match incoming.next().await {
                     Some((source, Some(message))) => self.take_up(source, message, room).await,
@@ -242,28 +243,17 @@ impl<H: Send + Sync + 'static> Server<H> {
     }
 }
 
-/// A subscription's messages, and `None` when it has ended. After `unsubscribe` the broker is told to send
-/// no more, and the stream ends once what has arrived is taken.
+/// A subscription's messages, and `None` when it has ended.
 fn messages(
     source: Source,
-    subscriber: Subscriber,
-    unsubscribe: CancellationToken,
-) -> impl Stream<Item = (Source, Option<Message>)> + Send {
-    let state = (Some(subscriber), unsubscribe);
-    stream::unfold(state, move |(subscriber, unsubscribe)| async move {
-        let mut subscriber = subscriber?;
-        let message = tokio::select! {
-            biased;
-            message = subscriber.next() => message,
-            () = unsubscribe.cancelled() => {
-                // Fails when the connection has ended, and the stream with it.
-                let _ = subscriber.drain().await;
-                subscriber.next().await
-            }
-        };
-        let rest = message.is_some().then_some(subscriber);
-        Some(((source, message), (rest, unsubscribe)))
-    })
+    subscription: Leaving,
+) -> std::pin::Pin<Box<dyn Stream<Item = (Source, Option<Message>)> + Send>> {
+    Box::pin(stream::unfold(Some(subscription), move |subscription| async move {
+        let mut subscription = subscription?;
+        let message = subscription.next().await;
+        let rest = message.is_some().then_some(subscription);
+        Some(((source, message), rest))
+    }))
 }
 
 impl<H: Send + Sync + 'static> Work<H> {
@@ -291,7 +281,13 @@ impl<H: Send + Sync + 'static> Work<H> {
         // A task of its own: a caller that stops waiting does not stop a write between commit and reply.
         let run = Arc::clone(self).run(index, decoded, Arc::new(cx));
         let outcome = operation.repeat.outcome_unanswered();
-        match tokio::time::timeout_at(deadline, self.under_way.spawn(run.in_current_span())).await {
+        let mut running = self.under_way.spawn(run.in_current_span());
+        let ended = tokio::time::timeout_at(deadline, &mut running).await;
+        if ended.is_err() && operation.repeat == Repeat::Safe {
+            // A read whose caller has given up is of no use to anybody.
+            running.abort();
+        }
+        match ended {
             Ok(Ok(Ok(answer))) => Ok(unless_already_held(answer, operation, if_none_match.as_ref())),
             Ok(Ok(Err(problem))) => Err(problem),
             Ok(Err(_)) => Err(Problem::internal(&"the handler panicked").with_outcome(outcome)),
@@ -469,8 +465,11 @@ impl Arrival {
             Err(problem) => {
                 let status = problem.kind.status();
                 set_failure(&mut map, status, &format!("{}: {}", problem.kind.title(), problem.detail));
-                if problem.kind == ProblemType::KeyInProgress {
-                    headers::set(&mut map, headers::RETRY_AFTER, "1");
+                if problem.proves_nothing_ran() {
+                    headers::set(&mut map, headers::EXECUTED, "false");
+                }
+                if let Some(seconds) = problem.retry_after {
+                    headers::set(&mut map, headers::RETRY_AFTER, &seconds.to_string());
                 }
                 let body = problem.body(&self.correlation_id, self.trace).to_json();
                 (OutgoingReply { headers: map, body: body.into() }, status)

@@ -1,0 +1,377 @@
+//! A circuit breaker: who fails again and again is not asked for a while.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// So many failures in a row open it.
+const CONSECUTIVE_FAILURES: u32 = 5;
+/// The share of successes is judged over so many buckets of [`BUCKET`].
+const BUCKETS: usize = 10;
+const BUCKET: Duration = Duration::from_secs(1);
+/// Fewer calls than this say nothing about a share.
+const MIN_CALLS: u32 = 20;
+/// How long it stays open the first time; twice as long each further time.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A pause is up to this share shorter or longer, so that several gateways do not probe together.
+const JITTER: f64 = 0.2;
+/// So many probes in a row must succeed, one at a time.
+const PROBES: u32 = 3;
+
+/// What a call says about whoever was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// They work, whatever they said.
+    Success,
+    /// They do not.
+    Failure,
+    /// They work, and have no room: it lowers the share of successes and fails a probe.
+    Shed,
+}
+
+/// Where a breaker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Position {
+    /// Calls go through.
+    Closed,
+    /// One call at a time goes through, to see.
+    HalfOpen,
+    /// No call goes through.
+    Open,
+}
+
+impl Position {
+    /// One word for logs and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// Leave to make one call. Must be given back: by [`Breaker::settle`], or by [`Breaker::abandon`] when the
+/// call said nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Permit {
+    /// Counts the changes of position: what was begun before one says nothing after it.
+    era: u64,
+}
+
+/// One breaker.
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    state: State,
+    era: u64,
+    born: Instant,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed { failures: u32, window: Window },
+    Open { until: Instant, pause: Duration },
+    HalfOpen { probing: bool, successes: u32, pause: Duration },
+}
+
+/// Successes and failures of the last [`BUCKETS`] seconds.
+#[derive(Debug, Default)]
+struct Window {
+    buckets: VecDeque<(u64, u32, u32)>,
+}
+
+impl Breaker {
+    /// A closed one.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { state: State::closed(), era: 0, born: now }
+    }
+
+    /// Where it stands at `now`.
+    pub(crate) fn position(&self, now: Instant) -> Position {
+        match self.state {
+            State::Closed { .. } => Position::Closed,
+            State::Open { until, .. } if now < until => Position::Open,
+            State::Open { .. } | State::HalfOpen { .. } => Position::HalfOpen,
+        }
+    }
+
+    /// Where it was left, whatever the time is by now.
+    pub(crate) const fn settled_position(&self) -> Position {
+        match self.state {
+            State::Closed { .. } => Position::Closed,
+            State::HalfOpen { .. } => Position::HalfOpen,
+            State::Open { .. } => Position::Open,
+        }
+    }
+
+    /// Asks for leave to make a call.
+    ///
+    /// # Errors
+    /// How long to wait at least before asking again.
+    pub(crate) fn admit(&mut self, now: Instant) -> Result<Permit, Duration> {
+        if let State::Open { until, pause } = self.state {
+            if now < until {
+                return Err(until - now);
+            }
+            self.change(State::HalfOpen { probing: false, successes: 0, pause });
+        }
+        match &mut self.state {
+            State::HalfOpen { probing: true, .. } => return Err(Duration::from_secs(1)),
+            State::HalfOpen { probing, .. } => *probing = true,
+            State::Closed { .. } | State::Open { .. } => {}
+        }
+        Ok(Permit { era: self.era })
+    }
+
+    /// Says how a call ended. `chance`, from 0 to 1, spreads the pauses.
+    pub(crate) fn settle(&mut self, permit: &Permit, signal: Signal, now: Instant, chance: f64) {
+        if permit.era != self.era {
+            return;
+        }
+        let second = now.saturating_duration_since(self.born).as_secs() / BUCKET.as_secs();
+        let opens = match &mut self.state {
+            State::Closed { failures, window } => {
+                window.count(second, signal == Signal::Success);
+                *failures = match signal {
+                    Signal::Success => 0,
+                    Signal::Failure => *failures + 1,
+                    Signal::Shed => *failures,
+                };
+                let opens = *failures >= CONSECUTIVE_FAILURES || window.is_bad(second);
+                opens.then_some(FIRST_PAUSE)
+            }
+            State::HalfOpen { probing, successes, pause } => {
+                *probing = false;
+                if signal == Signal::Success {
+                    *successes += 1;
+                    if *successes >= PROBES {
+                        self.change(State::closed());
+                    }
+                    return;
+                }
+                Some((*pause * 2).min(LONGEST_PAUSE))
+            }
+            State::Open { .. } => None,
+        };
+        if let Some(pause) = opens {
+            let until = now + pause.mul_f64(1.0 + JITTER * (2.0 * chance - 1.0));
+            self.change(State::Open { until, pause });
+        }
+    }
+
+    /// Gives a permit back whose call said nothing about whoever was called: its client went away, say.
+    pub(crate) fn abandon(&mut self, permit: &Permit) {
+        if let State::HalfOpen { probing, .. } = &mut self.state
+            && permit.era == self.era
+        {
+            *probing = false;
+        }
+    }
+
+    fn change(&mut self, state: State) {
+        self.state = state;
+        self.era += 1;
+    }
+}
+
+impl State {
+    fn closed() -> Self {
+        Self::Closed { failures: 0, window: Window::default() }
+    }
+}
+
+impl Window {
+    fn count(&mut self, second: u64, success: bool) {
+        if self.buckets.back().is_none_or(|(last, ..)| *last < second) {
+            self.buckets.push_back((second, 0, 0));
+        }
+        if let Some((_, successes, failures)) = self.buckets.back_mut() {
+            *(if success { successes } else { failures }) += 1;
+        }
+        while self.buckets.front().is_some_and(|(first, ..)| first + BUCKETS as u64 <= second) {
+            self.buckets.pop_front();
+        }
+    }
+
+    fn is_bad(&self, second: u64) -> bool {
+        let recent = self.buckets.iter().filter(|(bucket, ..)| bucket + BUCKETS as u64 > second);
+        let (successes, failures) = recent.fold((0, 0), |sum, bucket| (sum.0 + bucket.1, sum.1 + bucket.2));
+        successes + failures >= MIN_CALLS && successes < failures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What can happen to a breaker.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Wait(u64),
+        Ask,
+        Settle(usize, Signal),
+        Abandon(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let signal = prop_oneof![
+            3 => Just(Signal::Failure),
+            3 => Just(Signal::Success),
+            1 => Just(Signal::Shed),
+        ];
+        prop_oneof![
+            2 => prop_oneof![0_u64..400, 1000_u64..40_000].prop_map(Step::Wait),
+            6 => Just(Step::Ask),
+            6 => (0_usize..4, signal).prop_map(|(which, signal)| Step::Settle(which, signal)),
+            1 => (0_usize..4).prop_map(Step::Abandon),
+        ]
+    }
+
+    /// The rules in the words of the design, the whole history kept: slow, and nothing like the breaker.
+    struct Model {
+        /// Signals since it last closed, with their times.
+        history: Vec<(Duration, Signal)>,
+        open_until: Option<Duration>,
+        openings: u32,
+        probes: Vec<Signal>,
+        probing: bool,
+        era: u64,
+    }
+
+    impl Model {
+        fn admit(&mut self, now: Duration) -> Option<u64> {
+            match self.open_until {
+                None => Some(self.era),
+                Some(until) if now < until => None,
+                Some(_) if self.probing => None,
+                Some(_) => {
+                    if self.probes.is_empty() && self.era % 2 == 1 {
+                        self.era += 1;
+                    }
+                    self.probing = true;
+                    Some(self.era)
+                }
+            }
+        }
+
+        fn open(&mut self, now: Duration) {
+            let pause = Duration::from_secs((2_u64 << self.openings.min(10)).min(30));
+            (self.open_until, self.openings) = (Some(now + pause), self.openings + 1);
+            (self.probes, self.probing, self.era) = (Vec::new(), false, self.era + 1);
+        }
+
+        fn settle(&mut self, era: u64, signal: Signal, now: Duration) {
+            if era != self.era {
+                return;
+            }
+            if self.open_until.is_some() {
+                self.probing = false;
+                self.probes.push(signal);
+                if signal != Signal::Success {
+                    self.open(now);
+                } else if self.probes.len() == 3 {
+                    (self.open_until, self.openings) = (None, 0);
+                    (self.history, self.probes, self.era) = (Vec::new(), Vec::new(), self.era + 2);
+                }
+                return;
+            }
+            self.history.push((now, signal));
+            let hard = self.history.iter().rev().map(|(_, signal)| *signal);
+            let row = hard.filter(|signal| *signal != Signal::Shed);
+            let row = row.take_while(|signal| *signal == Signal::Failure).count();
+            let recent: Vec<Signal> = self
+                .history
+                .iter()
+                .filter(|(at, _)| at.as_secs() + 10 > now.as_secs())
+                .map(|(_, signal)| *signal)
+                .collect();
+            let good = recent.iter().filter(|signal| **signal == Signal::Success).count();
+            if row >= 5 || (recent.len() >= 20 && good * 2 < recent.len()) {
+                self.open(now);
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever happens, the breaker lets through what the model does, and at most one probe at a time.
+        #[test]
+        fn does_what_the_rules_say(steps in proptest::collection::vec(step(), 1..400)) {
+            let born = Instant::now();
+            let mut breaker = Breaker::new(born);
+            let mut model = Model {
+                history: Vec::new(), open_until: None, openings: 0, probes: Vec::new(), probing: false, era: 0,
+            };
+            let mut now = Duration::ZERO;
+            let mut calls: Vec<(Permit, u64)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Wait(millis) => now += Duration::from_millis(millis),
+                    Step::Ask => {
+                        let (permit, expected) = (breaker.admit(born + now), model.admit(now));
+                        prop_assert_eq!(permit.is_ok(), expected.is_some(), "at {:?}", now);
+                        calls.extend(permit.ok().zip(expected));
+                    }
+                    Step::Settle(which, signal) if which < calls.len() => {
+                        let (permit, era) = calls.remove(which);
+                        breaker.settle(&permit, signal, born + now, 0.5);
+                        model.settle(era, signal, now);
+                    }
+                    Step::Abandon(which) if which < calls.len() => {
+                        let (permit, era) = calls.remove(which);
+                        breaker.abandon(&permit);
+                        if era == model.era {
+                            model.probing = false;
+                        }
+                    }
+                    Step::Settle(..) | Step::Abandon(_) => {}
+                }
+                let expected = match model.open_until {
+                    None => Position::Closed,
+                    Some(until) if now < until => Position::Open,
+                    Some(_) => Position::HalfOpen,
+                };
+                prop_assert_eq!(breaker.position(born + now), expected, "at {:?}", now);
+            }
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_half_a_minute_and_are_spread() {
+        let mut now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        for _ in 0..CONSECUTIVE_FAILURES {
+            let permit = breaker.admit(now).unwrap();
+            breaker.settle(&permit, Signal::Failure, now, 0.5);
+        }
+        for expected in [2, 4, 8, 16, 30, 30] {
+            assert_eq!(breaker.admit(now), Err(Duration::from_secs(expected)));
+            now += Duration::from_secs(expected);
+            let probe = breaker.admit(now).unwrap();
+            breaker.settle(&probe, Signal::Shed, now, 0.5);
+        }
+        for (chance, expected) in [(0.0, 24), (1.0, 36)] {
+            now += Duration::from_secs(60);
+            let probe = breaker.admit(now).unwrap();
+            breaker.settle(&probe, Signal::Failure, now, chance);
+            assert_eq!(breaker.admit(now), Err(Duration::from_secs(expected)));
+        }
+    }
+
+    #[test]
+    fn an_abandoned_probe_makes_room_for_the_next() {
+        let mut now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        for _ in 0..CONSECUTIVE_FAILURES {
+            let permit = breaker.admit(now).unwrap();
+            breaker.settle(&permit, Signal::Failure, now, 0.5);
+        }
+        now += FIRST_PAUSE;
+        let probe = breaker.admit(now).unwrap();
+        assert!(breaker.admit(now).is_err(), "one probe at a time");
+        breaker.abandon(&probe);
+        assert!(breaker.admit(now).is_ok());
+    }
+}

@@ -1,0 +1,277 @@
+//! The failure table: how an attempt ended, and what follows from that.
+
+use serde::Deserialize;
+use shared::contract::{ProblemType, Repeat};
+use shared::messaging::{CallError, Reply};
+
+use super::breaker::Signal;
+
+/// How one attempt to have a request carried out ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// There is no connection to the broker; nothing was sent.
+    NotConnected,
+    /// Nobody listens; nothing ran.
+    NoResponders,
+    /// The message is larger than the broker takes; nothing was sent.
+    TooLarge,
+    /// The worker has no room for it; nothing ran.
+    Shed,
+    /// The worker cannot do it at the moment, its database is away, say; nothing was done.
+    Unavailable,
+    /// The worker's transaction collided with others again and again; nothing was done.
+    Contended,
+    /// The worker was given it too late, or did not get to the commit in time; nothing was done.
+    Expired,
+    /// No answer in time.
+    TimedOut,
+    /// The connection broke while the worker was at it, or the database while it committed.
+    ConnectionLost,
+    /// A defect in the worker; its transaction was rolled back.
+    Defect,
+    /// An answer that cannot be understood.
+    MalformedReply,
+    /// Another request with this key is under way.
+    KeyInProgress,
+    /// The request was judged and refused, whatever the reason: the worker works.
+    Refused,
+    /// It succeeded.
+    Success,
+}
+
+/// Whether the gateway may send a request again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It would not help, or the client must decide.
+    No,
+    /// Nothing can have run.
+    Always,
+    /// It may have run: only a read, or a write that has a key.
+    IfSafe,
+}
+
+impl Ending {
+    /// How this attempt ended.
+    pub(crate) fn of(result: &Result<Reply, CallError>) -> Self {
+        match result {
+            Err(CallError::NotConnected) => Self::NotConnected,
+            Err(CallError::NoResponders) => Self::NoResponders,
+            Err(CallError::TooLarge) => Self::TooLarge,
+            Err(CallError::TimedOut) => Self::TimedOut,
+            Err(CallError::ConnectionLost) => Self::ConnectionLost,
+            Err(CallError::MalformedReply) => Self::MalformedReply,
+            Ok(reply) => Self::of_reply(reply),
+        }
+    }
+
+    fn of_reply(reply: &Reply) -> Self {
+        let is = |kind: ProblemType| kind_of(&reply.body).is_some_and(|uri| uri == kind.uri());
+        match (reply.status, reply.not_executed) {
+            (..400, _) => Self::Success,
+            (409, _) if is(ProblemType::KeyInProgress) => Self::KeyInProgress,
+            (..500, _) => Self::Refused,
+            (503, _) if is(ProblemType::Contended) => Self::Contended,
+            (503, true) if is(ProblemType::Overloaded) => Self::Shed,
+            (503, true) => Self::Unavailable,
+            (504, true) => Self::Expired,
+            (504, false) if is(ProblemType::DeadlineExceeded) => Self::TimedOut,
+            (504, false) => Self::ConnectionLost,
+            _ => Self::Defect,
+        }
+    }
+
+    /// Whether the gateway may send the request again.
+    pub(crate) const fn again(self) -> Again {
+        match self {
+            Self::NotConnected | Self::NoResponders | Self::Shed | Self::Unavailable => Again::Always,
+            Self::TimedOut | Self::ConnectionLost => Again::IfSafe,
+            Self::TooLarge
+            | Self::Contended
+            | Self::Expired
+            | Self::Defect
+            | Self::MalformedReply
+            | Self::KeyInProgress
+            | Self::Refused
+            | Self::Success => Again::No,
+        }
+    }
+
+    /// Whether the gateway may send a request of this kind again.
+    pub(crate) fn may_repeat(self, repeat: Repeat) -> bool {
+        match self.again() {
+            Again::No => false,
+            Again::Always => true,
+            // The gateway names every write that may be repeated, when the client has not.
+            Again::IfSafe => matches!(repeat, Repeat::Safe | Repeat::WithKey),
+        }
+    }
+
+    /// What it says to the breaker; `None`: nothing about the worker.
+    pub(crate) const fn signal(self) -> Option<Signal> {
+        match self {
+            // The broker is a matter of its own, and says at once that nobody listens: a breaker would not
+            // answer sooner, but would not notice a worker's return (ADR 14).
+            Self::NotConnected | Self::NoResponders | Self::TooLarge | Self::KeyInProgress => None,
+            Self::Shed => Some(Signal::Shed),
+            Self::Unavailable
+            | Self::Contended
+            | Self::Expired
+            | Self::TimedOut
+            | Self::ConnectionLost
+            | Self::Defect
+            | Self::MalformedReply => Some(Signal::Failure),
+            Self::Refused | Self::Success => Some(Signal::Success),
+        }
+    }
+
+    /// One word for logs and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::NotConnected => "not_connected",
+            Self::NoResponders => "no_responders",
+            Self::TooLarge => "too_large",
+            Self::Shed => "shed",
+            Self::Unavailable => "unavailable",
+            Self::Contended => "contended",
+            Self::Expired => "expired",
+            Self::TimedOut => "timed_out",
+            Self::ConnectionLost => "connection_lost",
+            Self::Defect => "defect",
+            Self::MalformedReply => "malformed_reply",
+            Self::KeyInProgress => "key_in_progress",
+            Self::Refused => "refused",
+            Self::Success => "success",
+        }
+    }
+}
+
+/// The `type` of a problem body.
+fn kind_of(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Kind {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    serde_json::from_slice::<Kind>(body).ok().map(|kind| kind.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use shared::contract::failure::Outcome;
+    use shared::contract::{CorrelationId, Failure, Problem, TraceContext};
+    use std::convert::Infallible;
+
+    /// What a worker replies to a request that ends in `problem`, as its server writes it.
+    fn reply(problem: &Problem) -> Result<Reply, CallError> {
+        let trace = TraceContext::continued(None, &mut rand::rng());
+        Ok(Reply {
+            status: problem.kind.status(),
+            body: Bytes::from(problem.body(&CorrelationId::mint(), trace).to_json()),
+            etag: None,
+            location: None,
+            first: None,
+            retry_after: problem.retry_after,
+            not_executed: problem.proves_nothing_ran(),
+        })
+    }
+
+    fn refusal(kind: ProblemType) -> Result<Reply, CallError> {
+        reply(&Problem::new(kind, ""))
+    }
+
+    fn failure(failure: Failure<Infallible>) -> Result<Reply, CallError> {
+        reply(&failure.into_problem())
+    }
+
+    fn success() -> Result<Reply, CallError> {
+        let body = Bytes::from_static(b"{}");
+        Ok(Reply {
+            status: 200,
+            body,
+            etag: None,
+            location: None,
+            first: None,
+            retry_after: None,
+            not_executed: false,
+        })
+    }
+
+    /// The table of the design, one row per failure: its status and what the client is told of the outcome of
+    /// a write, whether the gateway sends it again, what it says to the breaker. Whether an answer is kept
+    /// under the key is for the worker to decide (`is_kept`).
+    #[test]
+    fn every_failure_is_treated_as_the_table_says() {
+        use Again::{Always, IfSafe, No};
+        use Outcome::{None as Nothing, Unknown};
+        use ProblemType as P;
+        use Signal::{Failure as Bad, Shed, Success as Good};
+        let panicked = Problem::new(P::Internal, "").with_outcome(Unknown);
+        let late = Problem::new(P::DeadlineExceeded, "").with_outcome(Unknown);
+        let closed = |error: &dyn std::fmt::Display| Failure::<Infallible>::commit_unknown(error);
+        #[rustfmt::skip]
+        let table = [
+            ("broker away, nothing sent", Err(CallError::NotConnected),          503, Nothing, Always,None),
+            ("no responders",             Err(CallError::NoResponders),          503, Nothing, Always,None),
+            ("too large to be sent",      Err(CallError::TooLarge),              413, Nothing, No,None),
+            ("worker sheds",              failure(Failure::Overloaded),          503, Nothing, Always,Some(Shed)),
+            ("database away",             failure(Failure::StoreUnavailable),    503, Nothing, Always,Some(Bad)),
+            ("collisions, exhausted",     failure(Failure::Contended),           503, Nothing, No,Some(Bad)),
+            ("no answer in time",         Err(CallError::TimedOut),              504, Unknown, IfSafe,Some(Bad)),
+            ("work not done in time",     reply(&late),                          504, Unknown, IfSafe,Some(Bad)),
+            ("connection lost",           Err(CallError::ConnectionLost),        504, Unknown, IfSafe,Some(Bad)),
+            ("ambiguous commit",          failure(closed(&"gone")),              504, Unknown, IfSafe,Some(Bad)),
+            ("worker bug",                failure(Failure::Internal),            500, Nothing, No,Some(Bad)),
+            ("worker panic",              reply(&panicked),                      500, Unknown, No,Some(Bad)),
+            ("malformed reply",           Err(CallError::MalformedReply),        502, Unknown, No,Some(Bad)),
+            ("expired on arrival",        refusal(P::DeadlineExceeded),          504, Nothing, No,Some(Bad)),
+            ("expired before commit",     failure(Failure::Expired),             504, Nothing, No,Some(Bad)),
+            ("syntax",                    refusal(P::MalformedRequest),          400, Nothing, No,Some(Good)),
+            ("schema",                    failure(Failure::Invalid(vec![])),     422, Nothing, No,Some(Good)),
+            ("who are you",               refusal(P::Unauthenticated),           401, Nothing, No,Some(Good)),
+            ("you may not",               refusal(P::Forbidden),                 403, Nothing, No,Some(Good)),
+            ("too many",                  refusal(P::RateLimited),               429, Nothing, No,Some(Good)),
+            ("not there",                 refusal(P::NotFound),                  404, Nothing, No,Some(Good)),
+            ("wrong state",               refusal(P::WrongState),                409, Nothing, No,Some(Good)),
+            ("other version",             refusal(P::PreconditionFailed),        412, Nothing, No,Some(Good)),
+            ("success",                   success(),                             200, Nothing, No,Some(Good)),
+            ("key in flight",             refusal(P::KeyInProgress),             409, Nothing, No,None),
+            ("key reused",                failure(Failure::KeyReused),           422, Nothing, No,Some(Good)),
+        ];
+        for (row, result, status, outcome, again, signal) in table {
+            let ending = Ending::of(&result);
+            let told = match &result {
+                Err(error) => {
+                    let problem = error.into_problem(Repeat::WithKey);
+                    (problem.kind.status(), problem.outcome)
+                }
+                Ok(reply) => {
+                    let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+                    let unknown = body["outcome"] == "unknown";
+                    (reply.status, if unknown { Unknown } else { Nothing })
+                }
+            };
+            assert_eq!(told, (status, outcome), "{row}");
+            assert_eq!((ending.again(), ending.signal()), (again, signal), "{row}: {ending:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_have_run_is_repeated_only_when_that_is_safe() {
+        for (ending, repeats) in [
+            (Ending::Shed, [true, true, true]),
+            (Ending::TimedOut, [true, true, false]),
+            (Ending::ConnectionLost, [true, true, false]),
+            (Ending::Defect, [false, false, false]),
+        ] {
+            for (repeat, expected) in [Repeat::Safe, Repeat::WithKey, Repeat::Never].into_iter().zip(repeats)
+            {
+                assert_eq!(ending.may_repeat(repeat), expected, "{ending:?} {repeat:?}");
+            }
+        }
+        // A 503 that does not say that nothing ran may have run.
+        let silent = reply(&Problem::new(ProblemType::Unavailable, "").with_outcome(Outcome::Unknown));
+        assert!(!Ending::of(&silent).may_repeat(Repeat::Never));
+    }
+}

@@ -1,0 +1,5 @@
+//! What is decided about failures: pure rules, without a broker, a clock or a source of chance of their own.
+
+pub(crate) mod breaker;
+pub(crate) mod ending;
+pub(crate) mod retry;

@@ -1,0 +1,330 @@
+//! Has requests carried out by workers: with a place for each, a breaker before it, and another attempt where
+//! that is safe and may help.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rand::RngExt;
+use shared::contract::{Description, KeyOrigin, Problem, ProblemType, Repeat, auth, descriptions, events};
+use shared::messaging::{Call, CallError, Caller, Reply};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
+use crate::resilience::breaker::{Breaker, Permit, Position, Signal};
+use crate::resilience::ending::Ending;
+use crate::resilience::retry::{ATTEMPTS, RetryBudget, delay, patience};
+
+/// A broker that has been away for less than this is waited for: it restarts, or another one of its cluster
+/// takes over. Nothing is sent meanwhile.
+const BROKER_GRACE: Duration = Duration::from_secs(1);
+
+/// The workers, as the gateway reaches them.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    caller: Caller,
+    services: [Service; 2],
+    gates: Arc<BTreeMap<&'static str, Gate>>,
+    metrics: Metrics,
+}
+
+/// What the operations of one service share.
+#[derive(Debug)]
+struct Service {
+    name: &'static str,
+    reads: Semaphore,
+    writes: Semaphore,
+    budget: RetryBudget,
+    /// Whether anybody listened when it was last called.
+    present: AtomicBool,
+}
+
+/// One subject's breaker.
+#[derive(Debug)]
+struct Gate {
+    subject: &'static str,
+    breaker: Mutex<Breaker>,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    /// It was made, and this came of it.
+    Made(Ending, Result<Reply, CallError>),
+    /// It was not: the breaker is open for this long.
+    Rejected(Duration),
+    /// It was not: the broker has been away for too long.
+    Away,
+}
+
+impl Upstream {
+    /// Reaches the workers through `caller`. Of each service, as many reads and as many writes may be under
+    /// way at once.
+    pub(crate) fn new(caller: Caller, max_in_flight: usize) -> Self {
+        let service = |name| Service {
+            name,
+            reads: Semaphore::new(max_in_flight),
+            writes: Semaphore::new(max_in_flight),
+            budget: RetryBudget::new(),
+            present: AtomicBool::new(true),
+        };
+        let subjects = descriptions().into_iter().map(|operation| operation.subject);
+        let gates: Arc<BTreeMap<_, _>> =
+            Arc::new(subjects.map(|subject| (subject, Gate::new(subject))).collect());
+        let watched = Arc::clone(&gates);
+        let metrics = Metrics::new(move || {
+            let now = Instant::now();
+            watched.values().map(|gate| (gate.subject, gate.breaker().position(now))).collect()
+        });
+        Self { caller, services: [service(auth::SERVICE), service(events::SERVICE)], gates, metrics }
+    }
+
+    /// The subjects whose breakers are not closed, with where they stand.
+    pub(crate) fn tripped(&self) -> Vec<(&'static str, Position)> {
+        let now = Instant::now();
+        let positions = self.gates.values().map(|gate| (gate.subject, gate.breaker().position(now)));
+        positions.filter(|(_, position)| *position != Position::Closed).collect()
+    }
+
+    /// Counts requests that were refused before they came here.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Has one request carried out, or says why not. Dropping this gives everything up that is under way.
+    ///
+    /// # Errors
+    /// The problem to answer with, when no worker has answered.
+    pub(crate) async fn call(
+        &self,
+        operation: &Description,
+        call: &Call,
+        payload: Bytes,
+    ) -> Result<Reply, Problem> {
+        let (Some(service), Some(gate)) = (
+            self.services.iter().find(|service| operation.subject.split('.').next() == Some(service.name)),
+            self.gates.get(operation.subject),
+        ) else {
+            return Err(Problem::internal(&format_args!("{} is no operation", operation.subject)));
+        };
+        let Some(_place) = service.place(operation.repeat) else {
+            self.metrics.rejected(service.name, "in_flight");
+            let why = "as many requests as may be are under way";
+            return Err(Problem::new(ProblemType::Overloaded, why).with_retry_after(Duration::from_secs(1)));
+        };
+        let (outcome, made) = self.attempts(service, gate, operation, call, payload).await;
+        let mut reply = outcome?;
+        let minted = call.idempotency_key.as_ref().is_some_and(|(_, origin)| *origin == KeyOrigin::Gateway);
+        let own = made > 1 && reply.first.as_deref() == Some(call.correlation_id.as_str());
+        if minted || own {
+            // Repeated by the gateway, not by the client: for the client this is the first answer.
+            reply.first = None;
+        }
+        Ok(reply)
+    }
+
+    /// Sends the request, and again where that is safe and may help. Says what came of it, and how often it
+    /// was sent.
+    async fn attempts(
+        &self,
+        service: &Service,
+        gate: &Gate,
+        operation: &Description,
+        call: &Call,
+        payload: Bytes,
+    ) -> (Result<Reply, Problem>, u32) {
+        service.budget.count_request();
+        let was_present = service.present.load(Ordering::Relaxed);
+        let patience = match operation.repeat {
+            Repeat::Safe | Repeat::WithKey => {
+                patience(call.deadline.saturating_duration_since(Instant::now()))
+            }
+            // Once it was delivered, it is not repeated.
+            Repeat::Never => Duration::MAX,
+        };
+        let mut under_way = FuturesUnordered::new();
+        let (mut made, mut next) = (0, Some(Instant::now()));
+        // Why it would be sent again: for want of an answer, unless an attempt says otherwise.
+        let mut reason = Ending::TimedOut;
+        let mut outcome = None;
+        while !under_way.is_empty() || next.is_some() {
+            tokio::select! {
+                biased;
+                Some(attempt) = under_way.next() => match attempt {
+                    Attempt::Rejected(wait) => {
+                        self.metrics.rejected(service.name, "breaker");
+                        outcome.get_or_insert_with(|| Err(not_asked(wait)));
+                        next = None;
+                    }
+                    Attempt::Away => {
+                        outcome = Some(Err(CallError::NotConnected.into_problem(operation.repeat)));
+                        next = None;
+                    }
+                    // The one who is at it is another attempt of this same call.
+                    Attempt::Made(Ending::KeyInProgress, _) if !under_way.is_empty() => {}
+                    Attempt::Made(ending, result) => {
+                        reason = ending;
+                        service.note_presence(ending);
+                        let known_absent = ending == Ending::NoResponders && !was_present;
+                        let pushback = result.as_ref().ok().and_then(|reply| reply.retry_after);
+                        outcome = Some(result.map_err(|error| {
+                            tracing::warn!(%error, subject = operation.subject, "no answer from the worker");
+                            error.into_problem(operation.repeat)
+                        }));
+                        if !ending.may_repeat(operation.repeat) || known_absent {
+                            break;
+                        }
+                        if made < ATTEMPTS {
+                            let pushback = Duration::from_secs(pushback.unwrap_or(0));
+                            let wait = delay(made, &mut rand::rng()).max(pushback);
+                            next = Some(Instant::now() + wait).filter(|next| *next < call.deadline);
+                        }
+                    }
+                },
+                () = until(next) => {
+                    next = None;
+                    if made == 0 || self.may_repeat(service, operation, made, reason) {
+                        made += 1;
+                        under_way.push(self.attempt(gate, operation, call, payload.clone(), patience));
+                        next = (made < ATTEMPTS).then(|| Instant::now().checked_add(patience)).flatten();
+                    }
+                }
+            }
+        }
+        // Every attempt ends with an outcome, and one was made.
+        (outcome.unwrap_or_else(|| Err(CallError::TimedOut.into_problem(operation.repeat))), made)
+    }
+
+    /// Takes a repetition out of the budget, and says so.
+    fn may_repeat(&self, service: &Service, operation: &Description, made: u32, reason: Ending) -> bool {
+        let granted = service.budget.take();
+        if granted {
+            let reason = reason.name();
+            self.metrics.retried(operation.subject, reason);
+            tracing::info!(subject = operation.subject, attempt = made + 1, reason, "sent again");
+        }
+        granted
+    }
+
+    async fn attempt(
+        &self,
+        gate: &Gate,
+        operation: &Description,
+        call: &Call,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Attempt {
+        let up = self.caller.connection().is_up_within(BROKER_GRACE);
+        if !tokio::time::timeout_at(call.deadline, up).await.unwrap_or(false) {
+            return Attempt::Away;
+        }
+        let mut admitted = match gate.admit(&self.metrics) {
+            Ok(admitted) => admitted,
+            Err(wait) => return Attempt::Rejected(wait),
+        };
+        let mut calling = std::pin::pin!(self.caller.call(operation, call, payload));
+        let result = match tokio::time::timeout(patience, &mut calling).await {
+            Ok(result) => result,
+            Err(_) => {
+                // Another attempt may be made beside this one, which has failed as far as the breaker goes.
+                admitted.settle(Some(Signal::Failure));
+                calling.await
+            }
+        };
+        let ending = Ending::of(&result);
+        admitted.settle(ending.signal());
+        Attempt::Made(ending, result)
+    }
+}
+
+fn not_asked(wait: Duration) -> Problem {
+    let why = "the worker has failed again and again, and is left alone for a while";
+    Problem::new(ProblemType::Unavailable, why).with_retry_after(wait)
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Service {
+    fn place(&self, repeat: Repeat) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        let places = if repeat == Repeat::Safe { &self.reads } else { &self.writes };
+        places.try_acquire().ok()
+    }
+
+    fn note_presence(&self, ending: Ending) {
+        match ending {
+            Ending::NoResponders => self.present.store(false, Ordering::Relaxed),
+            Ending::NotConnected | Ending::TooLarge | Ending::ConnectionLost | Ending::TimedOut => {}
+            _ => self.present.store(true, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Gate {
+    fn new(subject: &'static str) -> Self {
+        Self { subject, breaker: Mutex::new(Breaker::new(Instant::now())) }
+    }
+
+    fn admit<'a>(&'a self, metrics: &'a Metrics) -> Result<Admitted<'a>, Duration> {
+        let permit = self.change(metrics, Breaker::admit)?;
+        Ok(Admitted { gate: self, metrics, permit: Some(permit) })
+    }
+
+    /// Does something to the breaker, and says so when that moves it.
+    fn change<T>(&self, metrics: &Metrics, change: impl FnOnce(&mut Breaker, Instant) -> T) -> T {
+        let mut breaker = self.breaker();
+        let now = Instant::now();
+        let before = breaker.settled_position();
+        let result = change(&mut breaker, now);
+        let after = breaker.settled_position();
+        drop(breaker);
+        if before != after {
+            metrics.moved(self.subject, after);
+            match after {
+                Position::Open => tracing::warn!(subject = self.subject, "a breaker opened"),
+                Position::HalfOpen => tracing::info!(subject = self.subject, "a breaker is half open"),
+                Position::Closed => tracing::info!(subject = self.subject, "a breaker closed"),
+            }
+        }
+        result
+    }
+
+    /// No code panics while it holds the lock; should one ever, the breaker is still whole.
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that a breaker let through. Dropped before it has ended, it says nothing, and frees its place.
+struct Admitted<'a> {
+    gate: &'a Gate,
+    metrics: &'a Metrics,
+    permit: Option<Permit>,
+}
+
+impl Admitted<'_> {
+    /// Says once how the call ended.
+    fn settle(&mut self, signal: Option<Signal>) {
+        let (Some(signal), true) = (signal, self.permit.is_some()) else { return };
+        if let Some(permit) = self.permit.take() {
+            let chance = rand::rng().random_range(0.0..1.0);
+            self.gate.change(self.metrics, |breaker, now| breaker.settle(&permit, signal, now, chance));
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.gate.change(self.metrics, |breaker, _| breaker.abandon(&permit));
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Who keeps the server waiting: with every seat taken, the connection that has done so for longest is closed.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+
+/// A server's connections.
+#[derive(Debug)]
+pub(super) struct Connections {
+    limit: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    taken: usize,
+    /// Grows with every wait that begins, so that the first entry is the oldest.
+    next: u64,
+    waiting: BTreeMap<u64, CancellationToken>,
+}
+
+/// One connection's place. Dropping it gives the place back.
+#[derive(Debug)]
+pub(super) struct Seat {
+    connections: Arc<Connections>,
+    closing: CancellationToken,
+    evicted: CancellationToken,
+    /// The entry among those that wait for their client; `None` while a request is worked on.
+    entry: Mutex<Option<u64>>,
+}
+
+impl Connections {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), table: Mutex::default() }
+    }
+
+    /// Takes a seat, someone else's if need be. `None` when every one is at work.
+    pub(super) fn admit(this: &Arc<Self>, closing: &CancellationToken) -> Option<Seat> {
+        let evicted = CancellationToken::new();
+        let mut table = this.table();
+        if table.taken >= this.limit {
+            let (_, oldest) = table.waiting.pop_first()?;
+            oldest.cancel();
+        } else {
+            table.taken += 1;
+        }
+        let entry = Some(table.wait(evicted.clone()));
+        drop(table);
+        let connections = Arc::clone(this);
+        Some(Seat { connections, closing: closing.clone(), evicted, entry: Mutex::new(entry) })
+    }
+
+    /// No code panics while it holds the lock; should one ever, the table is still whole.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn wait(&mut self, evicted: CancellationToken) -> u64 {
+        let entry = self.next;
+        self.next += 1;
+        self.waiting.insert(entry, evicted);
+        entry
+    }
+}
+
+impl Seat {
+    /// Resolves when the server stops.
+    pub(super) async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
+
+    /// Resolves when the seat was given to somebody else.
+    pub(super) async fn evicted(&self) {
+        self.evicted.cancelled().await;
+    }
+
+    /// The whole request has arrived: it is our turn.
+    fn work(&self) {
+        if let Some(entry) = self.entry().take() {
+            self.connections.table().waiting.remove(&entry);
+        }
+    }
+
+    /// It is the client's turn, to send the next request, or the rest of this one.
+    pub(super) fn wait_for_client(&self) {
+        let mut entry = self.entry();
+        if entry.is_none() {
+            *entry = Some(self.connections.table().wait(self.evicted.clone()));
+        }
+    }
+
+    fn entry(&self) -> MutexGuard<'_, Option<u64>> {
+        self.entry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.work();
+        // Otherwise its successor has it already.
+        if !self.evicted.is_cancelled() {
+            self.connections.table().taken -= 1;
+        }
+    }
+}
+
+/// A request's body that tells its connection when it has arrived.
+pub(super) struct ReceivedBody {
+    body: Incoming,
+    seat: Arc<Seat>,
+}
+
+impl ReceivedBody {
+    pub(super) fn new(body: Incoming, seat: Arc<Seat>) -> Self {
+        if body.is_end_stream() {
+            seat.work();
+        }
+        Self { body, seat }
+    }
+}
+
+impl Body for ReceivedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.seat.work();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(connections: &Arc<Connections>) -> Option<Seat> {
+        Connections::admit(connections, &CancellationToken::new())
+    }
+
+    #[test]
+    fn who_waits_for_longest_makes_room_and_who_works_does_not() {
+        let connections = Arc::new(Connections::new(3));
+        let seats: Vec<Seat> = (0..3).map(|_| admit(&connections).unwrap()).collect();
+        seats[0].work();
+        seats[1].work();
+        seats[1].wait_for_client();
+        // The second was at work meanwhile: the third waits for longest.
+        let fourth = admit(&connections).unwrap();
+        let evicted = |seat: &Seat| seat.evicted.is_cancelled();
+        assert_eq!(seats.iter().map(evicted).collect::<Vec<_>>(), [false, false, true]);
+        fourth.work();
+        let fifth = admit(&connections).unwrap();
+        assert_eq!(seats.iter().map(evicted).collect::<Vec<_>>(), [false, true, true]);
+        fifth.work();
+        assert!(admit(&connections).is_none(), "everybody is at work");
+        drop(seats);
+        drop(admit(&connections).unwrap());
+        drop((fourth, fifth));
+        let table = connections.table();
+        assert_eq!((table.taken, table.waiting.len()), (0, 0));
+    }
+}

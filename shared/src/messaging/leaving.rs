@@ -1,0 +1,70 @@
+//! A subscription that can be left without losing what the broker has sent already.
+
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use futures_util::StreamExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How many further messages are asked for, one count after the other.
+const FAREWELLS: [u64; 3] = [64, 8, 1];
+/// How long each of them is waited for.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A subscription, and how far it has got in leaving.
+///
+/// The library forgets a subscription the moment it has written UNSUB, and drops what the broker sends until
+/// it has read that: requests that are answered by nobody. Both sides do keep count when they are told to end
+/// after a number of messages, so a busy subscription is left that way, exactly. One that does not get that
+/// many in a moment is asked for fewer, and one that gets none at all is simply ended
+/// (`docs/adr/0014-resilience.md`).
+pub(super) struct Leaving {
+    subscriber: Subscriber,
+    leave: CancellationToken,
+    /// Messages taken so far.
+    taken: u64,
+    /// Which count is being waited for, and until when; `None` before it is asked to leave.
+    step: Option<(usize, Instant)>,
+}
+
+impl Leaving {
+    /// Left once `leave` is cancelled.
+    pub(super) fn new(subscriber: Subscriber, leave: CancellationToken) -> Self {
+        Self { subscriber, leave, taken: 0, step: None }
+    }
+
+    /// The next message; `None` once the subscription has ended and everything that arrived is taken.
+    ///
+    /// Cancel safe: what is asked of the broker is asked again.
+    pub(super) async fn next(&mut self) -> Option<Message> {
+        loop {
+            let until = self.step.map(|(_, until)| until);
+            let turn = async {
+                match until {
+                    None => self.leave.cancelled().await,
+                    Some(until) => tokio::time::sleep_until(until).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                message = self.subscriber.next() => {
+                    self.taken += u64::from(message.is_some());
+                    return message;
+                }
+                () = turn => self.go_on().await,
+            }
+        }
+    }
+
+    /// Asks for the next, smaller number of messages; at last for none.
+    async fn go_on(&mut self) {
+        let step = self.step.map_or(0, |(step, _)| step + 1);
+        // Either fails when the connection has ended, and the stream with it.
+        let _ = match FAREWELLS.get(step) {
+            Some(further) => self.subscriber.unsubscribe_after(self.taken + further).await,
+            None => self.subscriber.drain().await,
+        };
+        self.step = Some((step, Instant::now() + PATIENCE));
+    }
+}
