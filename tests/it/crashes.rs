@@ -155,6 +155,8 @@ async fn a_caller_that_stops_waiting_does_not_stop_a_commit(database: Database) 
     stage.settings.push(("EVENTBOARD_DEMO", "false".to_owned()));
     let Stage { compose, http, token, client, .. } = &stage;
     let _worker = stage.failing_worker("commit-stalls=return").await;
+    // Behind the worker's own cleaning, which holds SQLite's only writer for as long.
+    assert_eq!(create(client, http, token, "patient").await.0, 201);
     let nats = ops(compose).await;
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Authorization", format!("Bearer {token}").as_str());
