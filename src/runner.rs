@@ -266,6 +266,7 @@ fn service_configs(
         header_timeout: 30,
         max_connections: 4096,
         max_in_flight: 256,
+        breakers: true,
         rate_limit_user: config.rate_limit_user,
         rate_limit_ip: config.rate_limit_ip,
         trusted_hops: 0,

@@ -115,6 +115,8 @@ impl From<sqlx::Error> for StoreError {
             (_, Some(Code::Unusable))
             | (
                 sqlx::Error::Io(_)
+                // What sqlx calls a link that ends in the middle of a message.
+                | sqlx::Error::Protocol(_)
                 | sqlx::Error::PoolTimedOut
                 | sqlx::Error::PoolClosed
                 | sqlx::Error::WorkerCrashed

@@ -35,6 +35,9 @@ pub struct Config {
     /// Reads, and as many writes, that may be under way at each service; one more gets 503
     #[arg(long, env = "EVENTBOARD_MAX_IN_FLIGHT", default_value_t = 256, value_parser = at_least_one)]
     pub max_in_flight: usize,
+    /// Leave a worker alone for a while that fails again and again
+    #[arg(long, env = "EVENTBOARD_BREAKERS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub breakers: bool,
     /// Requests of one user per second, and at once: <per second>:<burst>, or off
     #[arg(long, env = "EVENTBOARD_RATE_LIMIT_USER", default_value = "200:400")]
     pub rate_limit_user: RateLimit,

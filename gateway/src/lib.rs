@@ -85,7 +85,7 @@ async fn serve(
     status.needs(&connection, &keys);
     let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
     let gateway = Arc::new(Gateway {
-        upstream: Upstream::new(caller.clone(), config.max_in_flight),
+        upstream: Upstream::new(caller.clone(), config.max_in_flight, config.breakers),
         verifier: Verifier::new(Arc::clone(&keys)),
         users: Limiter::new("user", config.rate_limit_user),
         addresses: Limiter::new("ip", config.rate_limit_ip),

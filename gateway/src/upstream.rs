@@ -2,7 +2,6 @@
 //! that is safe and may help.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rand::RngExt;
 use shared::contract::{Description, KeyOrigin, Problem, ProblemType, Repeat, auth, descriptions, events};
-use shared::messaging::{Call, CallError, Caller, Reply};
+use shared::messaging::{Call, CallError, Caller, RECONNECT_GRACE, Reply};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -20,9 +19,9 @@ use crate::resilience::breaker::{Breaker, Permit, Position, Signal};
 use crate::resilience::ending::Ending;
 use crate::resilience::retry::{ATTEMPTS, RetryBudget, delay, patience};
 
-/// A broker that has been away for less than this is waited for: it restarts, or another one of its cluster
-/// takes over. Nothing is sent meanwhile.
-const BROKER_GRACE: Duration = Duration::from_secs(1);
+/// How long workers take to be back after their broker is lost, about: before another attempt where nobody
+/// listens; twice as long before the one after it.
+const RETURN_TIME: Duration = Duration::from_millis(200);
 
 /// The workers, as the gateway reaches them.
 #[derive(Debug)]
@@ -39,15 +38,17 @@ struct Service {
     name: &'static str,
     reads: Semaphore,
     writes: Semaphore,
-    budget: RetryBudget,
-    /// Whether anybody listened when it was last called.
-    present: AtomicBool,
+    budget: Mutex<RetryBudget>,
+    /// When it last answered.
+    answered: Mutex<Option<Instant>>,
 }
 
 /// One subject's breaker.
 #[derive(Debug)]
 struct Gate {
     subject: &'static str,
+    /// Whether it does anything.
+    armed: bool,
     breaker: Mutex<Breaker>,
 }
 
@@ -63,18 +64,18 @@ enum Attempt {
 
 impl Upstream {
     /// Reaches the workers through `caller`. Of each service, as many reads and as many writes may be under
-    /// way at once.
-    pub(crate) fn new(caller: Caller, max_in_flight: usize) -> Self {
+    /// way at once. Without `breakers`, whoever fails is asked all the same.
+    pub(crate) fn new(caller: Caller, max_in_flight: usize, breakers: bool) -> Self {
         let service = |name| Service {
             name,
             reads: Semaphore::new(max_in_flight),
             writes: Semaphore::new(max_in_flight),
-            budget: RetryBudget::new(),
-            present: AtomicBool::new(true),
+            budget: Mutex::new(RetryBudget::new(Instant::now())),
+            answered: Mutex::default(),
         };
         let subjects = descriptions().into_iter().map(|operation| operation.subject);
         let gates: Arc<BTreeMap<_, _>> =
-            Arc::new(subjects.map(|subject| (subject, Gate::new(subject))).collect());
+            Arc::new(subjects.map(|subject| (subject, Gate::new(subject, breakers))).collect());
         let watched = Arc::clone(&gates);
         let metrics = Metrics::new(move || {
             let now = Instant::now();
@@ -137,8 +138,7 @@ impl Upstream {
         call: &Call,
         payload: Bytes,
     ) -> (Result<Reply, Problem>, u32) {
-        service.budget.count_request();
-        let was_present = service.present.load(Ordering::Relaxed);
+        service.budget().count_request(Instant::now());
         let patience = match operation.repeat {
             Repeat::Safe | Repeat::WithKey => {
                 patience(call.deadline.saturating_duration_since(Instant::now()))
@@ -168,19 +168,24 @@ impl Upstream {
                     Attempt::Made(Ending::KeyInProgress, _) if !under_way.is_empty() => {}
                     Attempt::Made(ending, result) => {
                         reason = ending;
-                        service.note_presence(ending);
-                        let known_absent = ending == Ending::NoResponders && !was_present;
+                        if result.is_ok() {
+                            *service.answered() = Some(Instant::now());
+                        }
+                        let absent = ending == Ending::NoResponders && !self.was_there(service);
                         let pushback = result.as_ref().ok().and_then(|reply| reply.retry_after);
                         outcome = Some(result.map_err(|error| {
                             tracing::warn!(%error, subject = operation.subject, "no answer from the worker");
                             error.into_problem(operation.repeat)
                         }));
-                        if !ending.may_repeat(operation.repeat) || known_absent {
+                        if !ending.may_repeat(operation.repeat) || absent {
                             break;
                         }
                         if made < ATTEMPTS {
                             let pushback = Duration::from_secs(pushback.unwrap_or(0));
-                            let wait = delay(made, &mut rand::rng()).max(pushback);
+                            let wait = match ending {
+                                Ending::NoResponders => RETURN_TIME * made,
+                                _ => delay(made, &mut rand::rng()).max(pushback),
+                            };
                             next = Some(Instant::now() + wait).filter(|next| *next < call.deadline);
                         }
                     }
@@ -199,9 +204,16 @@ impl Upstream {
         (outcome.unwrap_or_else(|| Err(CallError::TimedOut.into_problem(operation.repeat))), made)
     }
 
+    /// Whether the workers of a service, of whom none listens, did a moment ago, or may not have followed us to
+    /// another broker yet. Whoever has been away for longer is not waited for.
+    fn was_there(&self, service: &Service) -> bool {
+        self.caller.connection().is_fresh()
+            || service.answered().is_some_and(|answered| answered.elapsed() < RECONNECT_GRACE)
+    }
+
     /// Takes a repetition out of the budget, and says so.
     fn may_repeat(&self, service: &Service, operation: &Description, made: u32, reason: Ending) -> bool {
-        let granted = service.budget.take();
+        let granted = service.budget().take(Instant::now());
         if granted {
             let reason = reason.name();
             self.metrics.retried(operation.subject, reason);
@@ -218,8 +230,9 @@ impl Upstream {
         payload: Bytes,
         patience: Duration,
     ) -> Attempt {
-        let up = self.caller.connection().is_up_within(BROKER_GRACE);
-        if !tokio::time::timeout_at(call.deadline, up).await.unwrap_or(false) {
+        // Nothing is sent meanwhile.
+        let back = self.caller.connection().is_back();
+        if !tokio::time::timeout_at(call.deadline, back).await.unwrap_or(false) {
             return Attempt::Away;
         }
         let mut admitted = match gate.admit(&self.metrics) {
@@ -259,23 +272,25 @@ impl Service {
         places.try_acquire().ok()
     }
 
-    fn note_presence(&self, ending: Ending) {
-        match ending {
-            Ending::NoResponders => self.present.store(false, Ordering::Relaxed),
-            Ending::NotConnected | Ending::TooLarge | Ending::ConnectionLost | Ending::TimedOut => {}
-            _ => self.present.store(true, Ordering::Relaxed),
-        }
+    /// No code panics while it holds the lock; should one ever, the budget is still whole.
+    fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No code panics while it holds the lock; should one ever, the moment is still whole.
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Gate {
-    fn new(subject: &'static str) -> Self {
-        Self { subject, breaker: Mutex::new(Breaker::new(Instant::now())) }
+    fn new(subject: &'static str, armed: bool) -> Self {
+        Self { subject, armed, breaker: Mutex::new(Breaker::new(Instant::now())) }
     }
 
     fn admit<'a>(&'a self, metrics: &'a Metrics) -> Result<Admitted<'a>, Duration> {
-        let permit = self.change(metrics, Breaker::admit)?;
-        Ok(Admitted { gate: self, metrics, permit: Some(permit) })
+        let permit = if self.armed { Some(self.change(metrics, Breaker::admit)?) } else { None };
+        Ok(Admitted { gate: self, metrics, permit })
     }
 
     /// Does something to the breaker, and says so when that moves it.

@@ -72,7 +72,7 @@ impl Status {
 
     fn ready(&self) -> Response {
         let checks = [
-            ("broker", self.needs.connection.get().is_some_and(Connection::is_connected)),
+            ("broker", self.needs.connection.get().is_some_and(Connection::is_usable)),
             ("keys", self.needs.keys.get().is_some_and(|keys| keys.are_known())),
             ("accepting", self.needs.begun.load(Ordering::Acquire) && !self.is_stopping()),
         ];

@@ -105,13 +105,23 @@ impl Compose {
         Service { process, environment }
     }
 
-    /// Kills the broker, removes everything it has stored, and starts it where it was.
-    pub async fn wipe_broker(&mut self) {
+    /// Kills the broker.
+    pub async fn kill_broker(&mut self) {
         self.broker.signal(Signal::SIGKILL);
         self.broker.ended().await;
+    }
+
+    /// Starts the broker where it was.
+    pub async fn start_broker(&mut self) {
         let directory = self.directory.path().join("nats");
-        std::fs::remove_dir_all(&directory).expect("its files are removed");
         self.broker = start_broker(&self.file, &directory, Some(self.broker.port())).await;
+    }
+
+    /// Kills the broker, removes everything it has stored, and starts it where it was.
+    pub async fn wipe_broker(&mut self) {
+        self.kill_broker().await;
+        std::fs::remove_dir_all(self.directory.path().join("nats")).expect("its files are removed");
+        self.start_broker().await;
     }
 }
 

@@ -4,6 +4,8 @@ pub mod broker;
 pub mod compose;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
+pub mod stack;
 pub mod system;
 pub mod walkthrough;
 

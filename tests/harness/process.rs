@@ -97,10 +97,14 @@ impl Process {
         ready().expect("the line that was just there")
     }
 
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id().expect("a running process")).expect("a pid")
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().expect("a running process")).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("the signal is sent");
+        kill(Pid::from_raw(self.pid()), signal).expect("the signal is sent");
     }
 
     /// Waits for its end and returns whether it was a good one.

@@ -412,6 +412,7 @@ async fn start_gateway(url: &str) -> (Worker, gateway::Addresses) {
         header_timeout: 3,
         max_connections: 4096,
         max_in_flight: 256,
+        breakers: true,
         rate_limit_user: RateLimit::Off,
         rate_limit_ip: RateLimit::Off,
         trusted_hops: 0,

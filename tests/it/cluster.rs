@@ -1,7 +1,7 @@
 //! Three brokers: whichever one is killed, the walkthrough goes on.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use eventboard::broker::Broker;
@@ -35,13 +35,37 @@ async fn start(directory: &Path, index: usize, port: Option<u16>, routes: &[u16;
 }
 
 /// Three brokers that know each other.
-pub async fn three(directory: &Path) -> Vec<Broker> {
-    let routes = [free_port(), free_port(), free_port()];
-    let mut brokers = Vec::new();
-    for index in 0..3 {
-        brokers.push(start(directory, index, None, &routes).await);
+pub struct Cluster {
+    pub brokers: Vec<Broker>,
+    routes: [u16; 3],
+    directory: PathBuf,
+}
+
+impl Cluster {
+    pub async fn start(directory: &Path) -> Self {
+        let routes = [free_port(), free_port(), free_port()];
+        let mut brokers = Vec::new();
+        for index in 0..3 {
+            brokers.push(start(directory, index, None, &routes).await);
+        }
+        Self { brokers, routes, directory: directory.to_owned() }
     }
-    brokers
+
+    /// Their addresses, as one setting.
+    pub fn urls(&self) -> String {
+        self.brokers.iter().map(Broker::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// Starts the broker again that ended, where it was.
+    pub async fn start_again(&mut self, index: usize) {
+        let port = self.brokers[index].port();
+        self.brokers[index] = start(&self.directory, index, Some(port), &self.routes).await;
+    }
+
+    /// Waits until every broker holds the keys.
+    pub async fn is_whole(&self, asked: usize) {
+        eventually("every broker holds the keys", || holds_keys(&self.brokers[asked])).await;
+    }
 }
 
 /// The variables of a service in the overlay over those of the base, on this machine.
@@ -70,7 +94,7 @@ fn environment(service: &str, urls: &str, data: &Path) -> HashMap<String, String
 }
 
 /// Whether every broker holds the bucket of keys, up to date.
-async fn is_whole(broker: &Broker) -> bool {
+async fn holds_keys(broker: &Broker) -> bool {
     let options =
         async_nats::ConnectOptions::with_user_and_password("ops".to_owned(), broker::password("ops"))
             .custom_inbox_prefix("_INBOX_ops");
@@ -95,12 +119,8 @@ async fn strangers_are_refused(port: u16) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_walkthrough_survives_the_loss_of_any_one_broker() {
     let directory = tempfile::tempdir().unwrap();
-    let routes = [free_port(), free_port(), free_port()];
-    let mut brokers = Vec::new();
-    for index in 0..3 {
-        brokers.push(start(directory.path(), index, None, &routes).await);
-    }
-    let urls = brokers.iter().map(Broker::url).collect::<Vec<_>>().join(",");
+    let mut cluster = Cluster::start(directory.path()).await;
+    let urls = cluster.urls();
     let spawn = async |service: &str| {
         let definition = compose::read("docker-compose.yml");
         let command = compose::texts(&definition["services"][service]["command"]).join(" ");
@@ -108,7 +128,7 @@ async fn the_walkthrough_survives_the_loss_of_any_one_broker() {
         let arguments: Vec<&str> = arguments.split_whitespace().collect();
         Process::start(&program(name).await, &arguments, environment(service, &urls, directory.path()))
     };
-    assert!(strangers_are_refused(routes[0]).await, "anybody may join the cluster");
+    assert!(strangers_are_refused(cluster.routes[0]).await, "anybody may join the cluster");
     assert!(spawn("provision").await.ended().await, "provisioning fails");
     let services = [spawn("auth-worker").await, spawn("events-worker").await, spawn("gateway").await];
     let mut http = String::new();
@@ -120,16 +140,15 @@ async fn the_walkthrough_survives_the_loss_of_any_one_broker() {
     let visitor = Visitor { patience: Duration::from_secs(10), ..Visitor::new(&http) };
     let mut walked = visitor.walk().await;
     for index in 0..3 {
-        eventually("every broker holds the keys", || is_whole(&brokers[(index + 1) % 3])).await;
-        let port = brokers[index].port();
-        brokers[index].signal(Signal::SIGKILL);
-        brokers[index].ended().await;
+        cluster.is_whole((index + 1) % 3).await;
+        cluster.brokers[index].signal(Signal::SIGKILL);
+        cluster.brokers[index].ended().await;
         visitor.has_walked(&walked).await;
         walked = visitor.walk().await;
         // A service that starts now must find its keys on the two that are left.
         let second = spawn("gateway").await;
         let http = second.ready_line().await["http"].as_str().unwrap().to_owned();
         Visitor::new(&format!("http://{http}")).has_walked(&walked).await;
-        brokers[index] = start(directory.path(), index, Some(port), &routes).await;
+        cluster.start_again(index).await;
     }
 }

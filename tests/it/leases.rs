@@ -553,12 +553,11 @@ async fn one_broker_keeps_the_promises_leases_rest_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_brokers_keep_the_promises_leases_rest_on() {
     let directory = tempfile::tempdir().unwrap();
-    let brokers = super::cluster::three(directory.path()).await;
-    let urls = brokers.iter().map(eventboard::broker::Broker::url).collect::<Vec<_>>().join(",");
-    let provisioner = NatsSettings::at(urls.clone()).with_user("provision", broker::password("provision"));
+    let cluster = super::cluster::Cluster::start(directory.path()).await;
+    let provisioner = NatsSettings::at(cluster.urls()).with_user("provision", broker::password("provision"));
     provision(&provisioner, 3).await.unwrap();
     // From each of them: one is the leader, two are not.
-    for broker in &brokers {
+    for broker in &cluster.brokers {
         keeps_its_promises(&broker.url(), Some("events-worker")).await;
     }
 }

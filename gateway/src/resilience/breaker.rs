@@ -1,16 +1,14 @@
 //! A circuit breaker: who fails again and again is not asked for a while.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::window::Window;
+
 /// So many failures in a row open it.
 const CONSECUTIVE_FAILURES: u32 = 5;
-/// The share of successes is judged over so many buckets of [`BUCKET`].
-const BUCKETS: usize = 10;
-const BUCKET: Duration = Duration::from_secs(1);
-/// Fewer calls than this say nothing about a share.
+/// Fewer calls than this, of the last ten seconds, say nothing about the share of successes.
 const MIN_CALLS: u32 = 20;
 /// How long it stays open the first time; twice as long each further time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -66,7 +64,6 @@ pub(crate) struct Permit {
 pub(crate) struct Breaker {
     state: State,
     era: u64,
-    born: Instant,
 }
 
 #[derive(Debug)]
@@ -76,16 +73,10 @@ enum State {
     HalfOpen { probing: bool, successes: u32, pause: Duration },
 }
 
-/// Successes and failures of the last [`BUCKETS`] seconds.
-#[derive(Debug, Default)]
-struct Window {
-    buckets: VecDeque<(u64, u32, u32)>,
-}
-
 impl Breaker {
     /// A closed one.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { state: State::closed(), era: 0, born: now }
+        Self { state: State::closed(now), era: 0 }
     }
 
     /// Where it stands at `now`.
@@ -130,16 +121,15 @@ impl Breaker {
         if permit.era != self.era {
             return;
         }
-        let second = now.saturating_duration_since(self.born).as_secs() / BUCKET.as_secs();
         let opens = match &mut self.state {
             State::Closed { failures, window } => {
-                window.count(second, signal == Signal::Success);
+                window.count(if signal == Signal::Success { SUCCESSES } else { FAILURES }, now);
                 *failures = match signal {
                     Signal::Success => 0,
                     Signal::Failure => *failures + 1,
                     Signal::Shed => *failures,
                 };
-                let opens = *failures >= CONSECUTIVE_FAILURES || window.is_bad(second);
+                let opens = *failures >= CONSECUTIVE_FAILURES || is_bad(window, now);
                 opens.then_some(FIRST_PAUSE)
             }
             State::HalfOpen { probing, successes, pause } => {
@@ -147,7 +137,7 @@ impl Breaker {
                 if signal == Signal::Success {
                     *successes += 1;
                     if *successes >= PROBES {
-                        self.change(State::closed());
+                        self.change(State::closed(now));
                     }
                     return;
                 }
@@ -177,29 +167,18 @@ impl Breaker {
 }
 
 impl State {
-    fn closed() -> Self {
-        Self::Closed { failures: 0, window: Window::default() }
+    fn closed(now: Instant) -> Self {
+        Self::Closed { failures: 0, window: Window::new(now) }
     }
 }
 
-impl Window {
-    fn count(&mut self, second: u64, success: bool) {
-        if self.buckets.back().is_none_or(|(last, ..)| *last < second) {
-            self.buckets.push_back((second, 0, 0));
-        }
-        if let Some((_, successes, failures)) = self.buckets.back_mut() {
-            *(if success { successes } else { failures }) += 1;
-        }
-        while self.buckets.front().is_some_and(|(first, ..)| first + BUCKETS as u64 <= second) {
-            self.buckets.pop_front();
-        }
-    }
+/// The counts of a [`Window`].
+const SUCCESSES: usize = 0;
+const FAILURES: usize = 1;
 
-    fn is_bad(&self, second: u64) -> bool {
-        let recent = self.buckets.iter().filter(|(bucket, ..)| bucket + BUCKETS as u64 > second);
-        let (successes, failures) = recent.fold((0, 0), |sum, bucket| (sum.0 + bucket.1, sum.1 + bucket.2));
-        successes + failures >= MIN_CALLS && successes < failures
-    }
+fn is_bad(window: &Window, now: Instant) -> bool {
+    let [successes, failures] = window.counts(now);
+    successes + failures >= MIN_CALLS && successes < failures
 }
 
 #[cfg(test)]
@@ -232,8 +211,9 @@ mod tests {
 
     /// The rules in the words of the design, the whole history kept: slow, and nothing like the breaker.
     struct Model {
-        /// Signals since it last closed, with their times.
+        /// Signals since it last closed, with their times since then.
         history: Vec<(Duration, Signal)>,
+        closed_at: Duration,
         open_until: Option<Duration>,
         openings: u32,
         probes: Vec<Signal>,
@@ -275,17 +255,19 @@ mod tests {
                 } else if self.probes.len() == 3 {
                     (self.open_until, self.openings) = (None, 0);
                     (self.history, self.probes, self.era) = (Vec::new(), Vec::new(), self.era + 2);
+                    self.closed_at = now;
                 }
                 return;
             }
-            self.history.push((now, signal));
+            let since = now - self.closed_at;
+            self.history.push((since, signal));
             let hard = self.history.iter().rev().map(|(_, signal)| *signal);
             let row = hard.filter(|signal| *signal != Signal::Shed);
             let row = row.take_while(|signal| *signal == Signal::Failure).count();
             let recent: Vec<Signal> = self
                 .history
                 .iter()
-                .filter(|(at, _)| at.as_secs() + 10 > now.as_secs())
+                .filter(|(at, _)| at.as_secs() + 10 > since.as_secs())
                 .map(|(_, signal)| *signal)
                 .collect();
             let good = recent.iter().filter(|signal| **signal == Signal::Success).count();
@@ -302,7 +284,7 @@ mod tests {
             let born = Instant::now();
             let mut breaker = Breaker::new(born);
             let mut model = Model {
-                history: Vec::new(), open_until: None, openings: 0, probes: Vec::new(), probing: false, era: 0,
+                history: Vec::new(), closed_at: Duration::ZERO, open_until: None, openings: 0, probes: Vec::new(), probing: false, era: 0,
             };
             let mut now = Duration::ZERO;
             let mut calls: Vec<(Permit, u64)> = Vec::new();

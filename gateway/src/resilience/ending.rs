@@ -25,8 +25,10 @@ pub(crate) enum Ending {
     Expired,
     /// No answer in time.
     TimedOut,
-    /// The connection broke while the worker was at it, or the database while it committed.
+    /// The connection to the broker broke while the worker was at it.
     ConnectionLost,
+    /// The worker's connection to its database broke while it committed.
+    CommitUnknown,
     /// A defect in the worker; its transaction was rolled back.
     Defect,
     /// An answer that cannot be understood.
@@ -75,7 +77,7 @@ impl Ending {
             (503, true) => Self::Unavailable,
             (504, true) => Self::Expired,
             (504, false) if is(ProblemType::DeadlineExceeded) => Self::TimedOut,
-            (504, false) => Self::ConnectionLost,
+            (504, false) => Self::CommitUnknown,
             _ => Self::Defect,
         }
     }
@@ -84,7 +86,7 @@ impl Ending {
     pub(crate) const fn again(self) -> Again {
         match self {
             Self::NotConnected | Self::NoResponders | Self::Shed | Self::Unavailable => Again::Always,
-            Self::TimedOut | Self::ConnectionLost => Again::IfSafe,
+            Self::TimedOut | Self::ConnectionLost | Self::CommitUnknown => Again::IfSafe,
             Self::TooLarge
             | Self::Contended
             | Self::Expired
@@ -111,13 +113,17 @@ impl Ending {
         match self {
             // The broker is a matter of its own, and says at once that nobody listens: a breaker would not
             // answer sooner, but would not notice a worker's return (ADR 14).
-            Self::NotConnected | Self::NoResponders | Self::TooLarge | Self::KeyInProgress => None,
+            Self::NotConnected
+            | Self::ConnectionLost
+            | Self::NoResponders
+            | Self::TooLarge
+            | Self::KeyInProgress => None,
             Self::Shed => Some(Signal::Shed),
             Self::Unavailable
             | Self::Contended
             | Self::Expired
             | Self::TimedOut
-            | Self::ConnectionLost
+            | Self::CommitUnknown
             | Self::Defect
             | Self::MalformedReply => Some(Signal::Failure),
             Self::Refused | Self::Success => Some(Signal::Success),
@@ -136,6 +142,7 @@ impl Ending {
             Self::Expired => "expired",
             Self::TimedOut => "timed_out",
             Self::ConnectionLost => "connection_lost",
+            Self::CommitUnknown => "commit_unknown",
             Self::Defect => "defect",
             Self::MalformedReply => "malformed_reply",
             Self::KeyInProgress => "key_in_progress",
@@ -220,7 +227,7 @@ mod tests {
             ("collisions, exhausted",     failure(Failure::Contended),           503, Nothing, No,Some(Bad)),
             ("no answer in time",         Err(CallError::TimedOut),              504, Unknown, IfSafe,Some(Bad)),
             ("work not done in time",     reply(&late),                          504, Unknown, IfSafe,Some(Bad)),
-            ("connection lost",           Err(CallError::ConnectionLost),        504, Unknown, IfSafe,Some(Bad)),
+            ("connection lost",           Err(CallError::ConnectionLost),        504, Unknown, IfSafe,None),
             ("ambiguous commit",          failure(closed(&"gone")),              504, Unknown, IfSafe,Some(Bad)),
             ("worker bug",                failure(Failure::Internal),            500, Nothing, No,Some(Bad)),
             ("worker panic",              reply(&panicked),                      500, Unknown, No,Some(Bad)),

@@ -3,3 +3,4 @@
 pub(crate) mod breaker;
 pub(crate) mod ending;
 pub(crate) mod retry;
+mod window;

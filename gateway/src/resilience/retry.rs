@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
-use tower::retry::budget::{Budget, TpsBudget};
+use tokio::time::Instant;
+
+use super::window::Window;
 
 /// How often a request is sent at most.
 pub(crate) const ATTEMPTS: u32 = 3;
@@ -12,29 +14,40 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_millis(500);
 /// An attempt that is not answered after this share of the whole time is given a second one beside it.
 const PATIENCE: f64 = 0.4;
-/// Repetitions per request that are always allowed, in a window of [`WINDOW`], and per second.
-const SHARE: f32 = 0.1;
-const PER_SECOND: u32 = 3;
-const WINDOW: Duration = Duration::from_secs(10);
+/// Repetitions of the last ten seconds: at most a tenth of the requests, or three a second where that is more.
+const SHARE: u32 = 10;
+const FLOOR: u32 = 30;
+
+/// The counts of a [`Window`].
+const REQUESTS: usize = 0;
+const REPETITIONS: usize = 1;
 
 /// What one service's failures may cost it in repetitions, so that these do not become its next trouble.
+///
+/// The greater of two bounds and not their sum, with which a brownout would always amplify beyond the tenth
+/// (`docs/adr/0014-resilience.md`).
 #[derive(Debug)]
-pub(crate) struct RetryBudget(TpsBudget);
+pub(crate) struct RetryBudget(Window);
 
 impl RetryBudget {
-    /// A tenth of the requests of the last ten seconds, and three a second.
-    pub(crate) fn new() -> Self {
-        Self(TpsBudget::new(WINDOW, PER_SECOND, SHARE))
+    /// Nothing was sent yet.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self(Window::new(now))
     }
 
     /// Counts a request.
-    pub(crate) fn count_request(&self) {
-        self.0.deposit();
+    pub(crate) fn count_request(&mut self, now: Instant) {
+        self.0.count(REQUESTS, now);
     }
 
     /// Takes one repetition out, if there is one.
-    pub(crate) fn take(&self) -> bool {
-        self.0.withdraw()
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let [requests, repetitions] = self.0.counts(now);
+        let granted = repetitions < FLOOR.max(requests / SHARE);
+        if granted {
+            self.0.count(REPETITIONS, now);
+        }
+        granted
     }
 }
 
@@ -66,14 +79,15 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_budget_is_a_tenth_of_the_requests_and_three_a_second() {
-        let budget = RetryBudget::new();
-        let spend = |budget: &RetryBudget| (0..10_000).take_while(|_| budget.take()).count();
-        assert_eq!(spend(&budget), 30);
-        (0..1000).for_each(|_| budget.count_request());
-        assert_eq!(spend(&budget), 100);
-        tokio::time::sleep(WINDOW * 2).await;
-        assert_eq!(spend(&budget), 30);
+    #[test]
+    fn the_budget_is_a_tenth_of_the_requests_or_three_a_second() {
+        let mut now = Instant::now();
+        let mut budget = RetryBudget::new(now);
+        let spend = |budget: &mut RetryBudget, now| (0..10_000).take_while(|_| budget.take(now)).count();
+        assert_eq!(spend(&mut budget, now), 30);
+        (0..1000).for_each(|_| budget.count_request(now));
+        assert_eq!(spend(&mut budget, now), 70, "a hundred in all");
+        now += Duration::from_secs(20);
+        assert_eq!(spend(&mut budget, now), 30);
     }
 }

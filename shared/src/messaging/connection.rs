@@ -15,6 +15,11 @@ use crate::settings::NatsSettings;
 const SUBSCRIPTION_CAPACITY: usize = 4096;
 /// How long the last bytes may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A link that has been down for less than this is waited for: a broker restarts, or another one of its cluster
+/// takes over. One that has been down for longer is away.
+pub const RECONNECT_GRACE: Duration = Duration::from_secs(1);
+/// Between two looks at a connection that is being put to use.
+const SETTLING: Duration = Duration::from_millis(1);
 /// The longest wait between two attempts to reconnect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
@@ -23,8 +28,24 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 pub struct Connection {
     client: Client,
     losses: watch::Receiver<u64>,
-    /// Since when the link is down; `None` while it is up.
-    down: watch::Receiver<Option<Instant>>,
+    link: watch::Receiver<Link>,
+}
+
+/// Whether the link is up, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    up: bool,
+    since: Instant,
+}
+
+impl Link {
+    fn is_up(&self) -> bool {
+        self.up
+    }
+
+    fn changed_lately(&self) -> bool {
+        self.since.elapsed() < RECONNECT_GRACE
+    }
 }
 
 /// Why no connection could be set up.
@@ -46,7 +67,7 @@ impl Connection {
     pub async fn open(settings: &NatsSettings, name: &str) -> Result<Self, ConnectError> {
         let mut connection = Self::begin(settings, name).await?;
         // Fails only when the callback is gone, and the client holds it.
-        let _ = connection.down.wait_for(Option::is_none).await;
+        let _ = connection.link.wait_for(Link::is_up).await;
         Ok(connection)
     }
 
@@ -57,7 +78,7 @@ impl Connection {
     /// [`ConnectError`].
     pub async fn begin(settings: &NatsSettings, name: &str) -> Result<Self, ConnectError> {
         let (lost, losses) = watch::channel(0);
-        let (link, down) = watch::channel(Some(Instant::now()));
+        let (changes, link) = watch::channel(Link { up: false, since: Instant::now() });
         let mut options = ConnectOptions::new()
             .name(format!("eventboard-{name}"))
             .custom_inbox_prefix(format!("_INBOX_{name}"))
@@ -68,7 +89,7 @@ impl Connection {
             .max_reconnects(None)
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
-                observe(&event, &lost, &link);
+                observe(&event, &lost, &changes);
                 std::future::ready(())
             });
         if let (Some(user), Some(password)) = (&settings.user, settings.password()) {
@@ -81,21 +102,36 @@ impl Connection {
             options = options.add_root_certificates(path.clone()).require_tls(true);
         }
         let client = options.connect(settings.urls().collect::<Vec<_>>()).await?;
-        Ok(Self { client, losses, down })
+        Ok(Self { client, losses, link })
     }
 
-    /// Whether the link is up, now or before it has been down for `grace`: a broker that restarts, or another
-    /// one of the cluster, is back by then. A link that has been down for longer is not waited for.
-    pub async fn is_up_within(&self, grace: Duration) -> bool {
-        let mut down = self.down.clone();
-        let since = *down.borrow();
-        match since {
-            None => true,
-            Some(since) => {
-                let up = tokio::time::timeout_at(since + grace, down.wait_for(Option::is_none)).await;
-                up.is_ok_and(|up| up.is_ok())
-            }
+    /// Whether the link is up, or has been down for less than [`RECONNECT_GRACE`].
+    pub fn is_usable(&self) -> bool {
+        let link = *self.link.borrow();
+        self.is_connected() || (!link.up && link.changed_lately())
+    }
+
+    /// Whether the link was made a moment ago: others may not have come to this broker yet.
+    pub fn is_fresh(&self) -> bool {
+        self.link.borrow().changed_lately()
+    }
+
+    /// Waits for a link that has been down for less than [`RECONNECT_GRACE`]; says whether there is one.
+    pub async fn is_back(&self) -> bool {
+        let mut changes = self.link.clone();
+        let link = *changes.borrow();
+        if link.up {
+            return true;
         }
+        let up = async {
+            let told = changes.wait_for(Link::is_up).await.is_ok();
+            // The library tells of a connection just before it uses it.
+            while told && !self.is_connected() {
+                tokio::time::sleep(SETTLING).await;
+            }
+            told
+        };
+        tokio::time::timeout_at(link.since + RECONNECT_GRACE, up).await.unwrap_or(false)
     }
 
     /// Gives the link up and makes a new one; fails when nobody is left to do so.
@@ -148,14 +184,15 @@ fn reconnect_delay(attempt: usize) -> Duration {
 }
 
 /// Runs on the connection's own task, so it never waits.
-fn observe(event: &Event, lost: &watch::Sender<u64>, link: &watch::Sender<Option<Instant>>) {
+fn observe(event: &Event, lost: &watch::Sender<u64>, link: &watch::Sender<Link>) {
+    let since = Instant::now();
     match event {
         Event::Connected => {
-            link.send_replace(None);
+            link.send_replace(Link { up: true, since });
             tracing::info!("connected to NATS");
         }
         Event::Disconnected => {
-            link.send_replace(Some(Instant::now()));
+            link.send_replace(Link { up: false, since });
             lost.send_modify(|losses| *losses += 1);
             tracing::warn!("lost the connection to NATS");
         }

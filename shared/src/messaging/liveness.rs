@@ -9,6 +9,8 @@ use crate::health::Health;
 
 /// Between two messages to oneself.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The same while there is no connection.
+const INTERVAL_WHILE_AWAY: Duration = Duration::from_millis(100);
 /// How long one may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// After so many in a row have been lost, the link is made anew; after as many more, it is dead. Together
@@ -23,7 +25,8 @@ pub struct ConnectionDead;
 /// Keeps the check `broker` of `health` up to date. Returns once the connection is dead. A broker that is
 /// away is waited for: the library reconnects by itself.
 pub async fn watch_broker(caller: &Caller, health: &Health) -> ConnectionDead {
-    let mut lost = 0;
+    // Messages lost in a row, and whether the link they were lost on is one that was made for that reason.
+    let (mut lost, mut renewed) = (0, false);
     loop {
         let begun = Instant::now();
         let echoed = caller.echo(TIMEOUT).await;
@@ -32,19 +35,28 @@ pub async fn watch_broker(caller: &Caller, health: &Health) -> ConnectionDead {
             begun.elapsed(),
             echoed.as_ref().map(|()| None).map_err(ToString::to_string),
         );
-        lost = match echoed {
-            Err(CallError::TimedOut) => lost + 1,
-            _ => 0,
+        let pause = match echoed {
+            Ok(()) => {
+                (lost, renewed) = (0, false);
+                INTERVAL
+            }
+            Err(CallError::TimedOut) => {
+                lost += 1;
+                INTERVAL
+            }
+            // While there is no connection, nothing is learned about it.
+            Err(_) => {
+                lost = 0;
+                INTERVAL_WHILE_AWAY
+            }
         };
         if lost == PATIENCE {
-            tracing::warn!("the connection to NATS carries no messages; making a new one");
-            if !caller.connection().reconnect().await {
+            tracing::warn!("the connection to NATS carries no messages");
+            if renewed || !caller.connection().reconnect().await {
                 return ConnectionDead;
             }
+            (lost, renewed) = (0, true);
         }
-        if lost == 2 * PATIENCE {
-            return ConnectionDead;
-        }
-        tokio::time::sleep_until(begun + INTERVAL).await;
+        tokio::time::sleep_until(begun + pause).await;
     }
 }

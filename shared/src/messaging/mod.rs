@@ -16,7 +16,7 @@ mod server;
 const HEADER_ALLOWANCE: usize = 8 * 1024;
 
 pub use caller::{Call, CallError, Caller, Pong, Reply};
-pub use connection::{ConnectError, Connection};
+pub use connection::{ConnectError, Connection, RECONNECT_GRACE};
 pub use key_directory::KeyDirectory;
 pub use leases::LeaseBucket;
 pub use liveness::{ConnectionDead, watch_broker};
