@@ -247,6 +247,7 @@ fn service_configs(
         data_dir: config.data_dir.clone(),
         signing_key: None,
         signing_key_file: None,
+        password_threads: None,
         demo: config.demo,
         env: Environment::Development,
     };

@@ -1,6 +1,7 @@
 //! The auth worker's settings: one argument and one variable each.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -36,6 +37,9 @@ pub struct Config {
     /// File with the signing key
     #[arg(long, env = "EVENTBOARD_SIGNING_KEY_FILE", value_parser = secret_file)]
     pub signing_key_file: Option<SecretString>,
+    /// Threads that hash passwords, 19 MiB each [default: one per CPU]
+    #[arg(long, env = "EVENTBOARD_PASSWORD_THREADS")]
+    pub password_threads: Option<NonZeroUsize>,
     /// Create the demo organisations and users
     #[arg(long, env = "EVENTBOARD_DEMO", default_value_t = false, action = clap::ArgAction::Set)]
     pub demo: bool,

@@ -9,6 +9,7 @@ pub mod store;
 pub mod tokens;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -61,8 +62,9 @@ async fn serve(
         store = open_store(&config) => store.context("cannot open the auth database")?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let hasher = Hasher::start(threads).context("cannot start the password threads")?;
+    let cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let hasher = Hasher::start(config.password_threads.unwrap_or(cpus).get())
+        .context("cannot start the password threads")?;
     if config.demo {
         seed::seed(&*store, &hasher).await.context("cannot write the demo data")?;
     }

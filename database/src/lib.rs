@@ -1,5 +1,6 @@
 //! Opens the workers' databases, migrates them, and says what a failed statement means.
 
+mod places;
 mod postgres;
 mod settings;
 mod sqlite;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use shared::contract::Failure;
 use sqlx::migrate::Migrator;
 
+pub use places::Lease;
 pub use postgres::Postgres;
 pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};
 pub use sqlite::Sqlite;
@@ -45,8 +47,10 @@ fn tolerate_newer(migrations: &mut Migrator) {
 /// Why a statement failed, where the caller did not expect it to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached, has no connection to spare, or took too long; the transaction is
-    /// undone.
+    /// Too many are waiting for a connection already; nothing was done.
+    #[error("too many wait for a connection to the database")]
+    Busy,
+    /// The database cannot be reached, or took too long; the transaction is undone.
     #[error("the database cannot be reached: {0}")]
     Unavailable(#[source] sqlx::Error),
     /// The deadline passed before the change was committed; the transaction is undone.
@@ -135,7 +139,7 @@ impl StoreError {
         match Self::from(error) {
             Self::Collision(error) => Self::Collision(error),
             Self::Unavailable(error) | Self::Commit(error) | Self::Defect(error) => Self::Commit(error),
-            other @ (Self::Expired | Self::UnknownValue(_)) => other,
+            other @ (Self::Busy | Self::Expired | Self::UnknownValue(_)) => other,
         }
     }
 }
@@ -151,6 +155,7 @@ impl<E> From<StoreError> for Failure<E> {
                 tracing::warn!(%error, "gave up after collisions");
                 Self::Contended
             }
+            StoreError::Busy => Self::Overloaded,
             StoreError::Expired => Self::Expired,
             StoreError::Commit(_) => Self::commit_unknown(&error),
             StoreError::Defect(_) | StoreError::UnknownValue(_) => Self::internal(&error),

@@ -7,7 +7,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgPool};
 use tokio::time::Instant;
 
-use crate::{BoundedTransaction, OpenError, StoreError, is_refusal, tolerate_newer};
+use crate::places::Places;
+use crate::{BoundedTransaction, Lease, OpenError, StoreError, is_refusal, tolerate_newer};
 
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ const SESSION: [(&str, &str); 4] = [
 #[derive(Debug, Clone)]
 pub struct Postgres {
     pool: PgPool,
+    places: Places,
 }
 
 impl Postgres {
@@ -78,7 +80,7 @@ impl Postgres {
                 })
             })
             .connect_lazy_with(options.options(SESSION));
-        Ok(Self { pool })
+        Ok(Self { pool, places: Places::new(connections) })
     }
 
     /// Asks the server for an answer.
@@ -86,13 +88,15 @@ impl Postgres {
     /// # Errors
     /// [`StoreError`].
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.pool.acquire().await?.ping().await?;
-        Ok(())
+        Ok(self.connection().await?.ping().await?)
     }
 
-    /// Connections for single look-ups by key.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// A connection for a single look-up by key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn connection(&self) -> Result<Lease<sqlx::Postgres>, StoreError> {
+        self.places.connect(&self.pool).await
     }
 
     /// Begins a transaction whose statements the server gives up at `deadline`. Dropping it undoes it.
@@ -127,6 +131,7 @@ impl Postgres {
         let remaining = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
         // One round trip; nothing but a number is put into the text.
         let statement = format!("{begin}; SET LOCAL statement_timeout = {remaining}");
-        BoundedTransaction::begin(self.pool.begin_with(AssertSqlSafe(statement)), deadline).await
+        BoundedTransaction::begin(&self.places, self.pool.begin_with(AssertSqlSafe(statement)), deadline)
+            .await
     }
 }

@@ -8,7 +8,8 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::time::Instant;
 
-use crate::{BoundedTransaction, OpenError, StoreError, tolerate_newer};
+use crate::places::Places;
+use crate::{BoundedTransaction, Lease, OpenError, StoreError, tolerate_newer};
 
 /// Connections for reading; they never wait for the writer.
 const READERS: u32 = 4;
@@ -20,6 +21,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+    write_places: Places,
+    read_places: Places,
 }
 
 impl Sqlite {
@@ -45,12 +48,16 @@ impl Sqlite {
         tolerate_newer(&mut migrations);
         migrations.run(&writer).await?;
         let readers = pool(READERS).connect_lazy_with(options.read_only(true));
-        Ok(Self { writer, readers })
+        let (write_places, read_places) = (Places::new(1), Places::new(READERS));
+        Ok(Self { writer, readers, write_places, read_places })
     }
 
-    /// Connections for statements that only read.
-    pub fn readers(&self) -> &SqlitePool {
-        &self.readers
+    /// A connection for statements that only read.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn reader(&self) -> Result<Lease<sqlx::Sqlite>, StoreError> {
+        self.read_places.connect(&self.readers).await
     }
 
     /// Begins a transaction that holds the write lock from its first statement on: it never fails
@@ -59,7 +66,8 @@ impl Sqlite {
     /// # Errors
     /// [`StoreError`].
     pub async fn begin(&self, deadline: Instant) -> Result<BoundedTransaction<sqlx::Sqlite>, StoreError> {
-        BoundedTransaction::begin(self.writer.begin_with("BEGIN IMMEDIATE"), deadline).await
+        BoundedTransaction::begin(&self.write_places, self.writer.begin_with("BEGIN IMMEDIATE"), deadline)
+            .await
     }
 
     /// Reads nothing, to see that the file can be read.
@@ -68,7 +76,7 @@ impl Sqlite {
     /// [`StoreError`].
     pub async fn ping(&self) -> Result<(), StoreError> {
         // Counts the schema's objects: a constant would not touch the file.
-        sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&self.readers).await?;
+        sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *self.reader().await?).await?;
         Ok(())
     }
 }

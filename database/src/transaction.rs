@@ -4,29 +4,35 @@ use std::ops::{Deref, DerefMut};
 
 use shared::stall_point;
 use sqlx::{Database, Transaction};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::StoreError;
+use crate::places::Places;
 
 /// A transaction with a deadline. Dropping it undoes it.
 pub struct BoundedTransaction<DB: Database> {
     transaction: Transaction<'static, DB>,
     deadline: Instant,
+    _place: OwnedSemaphorePermit,
 }
 
 impl<DB: Database> BoundedTransaction<DB> {
-    /// Waits for `begun` until `deadline`.
+    /// Waits for a place and for `begun` until `deadline`.
     pub(crate) async fn begin(
+        places: &Places,
         begun: impl Future<Output = Result<Transaction<'static, DB>, sqlx::Error>>,
         deadline: Instant,
     ) -> Result<Self, StoreError> {
+        let place = places.take(Some(deadline)).await;
         // Not even begun, when it is late already: a timeout polls what it limits at least once.
         if Instant::now() >= deadline {
             return Err(StoreError::Expired);
         }
+        let place = place?;
         let transaction =
             tokio::time::timeout_at(deadline, begun).await.map_err(|_| StoreError::Expired)??;
-        Ok(Self { transaction, deadline })
+        Ok(Self { transaction, deadline, _place: place })
     }
 
     /// Commits, unless the deadline has passed: whoever asked has been told that it took too long, and may

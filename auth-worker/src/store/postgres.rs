@@ -124,7 +124,7 @@ impl AuthStore for PostgresAuthStore {
     async fn credentials(&self, email: &Email) -> Result<Option<(User, String)>, StoreError> {
         let row = sqlx::query_as::<_, CredentialsRow>(SELECT_CREDENTIALS)
             .bind(email.as_str())
-            .fetch_optional(self.database.pool())
+            .fetch_optional(&mut *self.database.connection().await?)
             .await?;
         row.map(CredentialsRow::try_into).transpose()
     }
@@ -132,7 +132,7 @@ impl AuthStore for PostgresAuthStore {
     async fn account(&self, id: UserId) -> Result<Option<Account>, StoreError> {
         let row = sqlx::query_as::<_, AccountRow>(SELECT_ACCOUNT)
             .bind(id.0)
-            .fetch_optional(self.database.pool())
+            .fetch_optional(&mut *self.database.connection().await?)
             .await?;
         row.map(AccountRow::try_into).transpose()
     }
@@ -163,7 +163,7 @@ impl AuthStore for PostgresAuthStore {
     async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
         let row = sqlx::query_as::<_, SessionRow>(SELECT_SESSION)
             .bind(id.0)
-            .fetch_optional(self.database.pool())
+            .fetch_optional(&mut *self.database.connection().await?)
             .await?;
         row.map(SessionRow::try_into).transpose()
     }
@@ -193,7 +193,10 @@ impl AuthStore for PostgresAuthStore {
     }
 
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
-        let row = sqlx::query(EMAIL_EXISTS).bind(email.as_str()).fetch_optional(self.database.pool()).await?;
+        let row = sqlx::query(EMAIL_EXISTS)
+            .bind(email.as_str())
+            .fetch_optional(&mut *self.database.connection().await?)
+            .await?;
         Ok(row.is_some())
     }
 

@@ -123,7 +123,7 @@ impl AuthStore for SqliteAuthStore {
     async fn credentials(&self, email: &Email) -> Result<Option<(User, String)>, StoreError> {
         let row = sqlx::query_as::<_, CredentialsRow>(SELECT_CREDENTIALS)
             .bind(email.as_str())
-            .fetch_optional(self.database.readers())
+            .fetch_optional(&mut *self.database.reader().await?)
             .await?;
         row.map(CredentialsRow::try_into).transpose()
     }
@@ -131,7 +131,7 @@ impl AuthStore for SqliteAuthStore {
     async fn account(&self, id: UserId) -> Result<Option<Account>, StoreError> {
         let row = sqlx::query_as::<_, AccountRow>(SELECT_ACCOUNT)
             .bind(id.0)
-            .fetch_optional(self.database.readers())
+            .fetch_optional(&mut *self.database.reader().await?)
             .await?;
         row.map(AccountRow::try_into).transpose()
     }
@@ -162,7 +162,7 @@ impl AuthStore for SqliteAuthStore {
     async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
         let row = sqlx::query_as::<_, SessionRow>(SELECT_SESSION)
             .bind(id.0)
-            .fetch_optional(self.database.readers())
+            .fetch_optional(&mut *self.database.reader().await?)
             .await?;
         row.map(SessionRow::try_into).transpose()
     }
@@ -192,8 +192,10 @@ impl AuthStore for SqliteAuthStore {
     }
 
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
-        let row =
-            sqlx::query(EMAIL_EXISTS).bind(email.as_str()).fetch_optional(self.database.readers()).await?;
+        let row = sqlx::query(EMAIL_EXISTS)
+            .bind(email.as_str())
+            .fetch_optional(&mut *self.database.reader().await?)
+            .await?;
         Ok(row.is_some())
     }
 

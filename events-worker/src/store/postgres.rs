@@ -74,7 +74,7 @@ impl EventStore for PostgresEventStore {
     }
 
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
-        let mut reader = self.database.pool().acquire().await?;
+        let mut reader = self.database.connection().await?;
         find(&mut reader, organization, id).await
     }
 
@@ -93,7 +93,7 @@ impl EventStore for PostgresEventStore {
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())
-            .fetch_optional(self.database.pool())
+            .fetch_optional(&mut *self.database.connection().await?)
             .await?;
         row.map(KeptAnswer::try_from).transpose()
     }
@@ -122,7 +122,7 @@ impl EventStore for PostgresEventStore {
         let rows = sqlx::query_as::<_, HistoryRow>(SELECT_HISTORY)
             .bind(organization.0)
             .bind(id.0)
-            .fetch_all(self.database.pool())
+            .fetch_all(&mut *self.database.connection().await?)
             .await?;
         rows.into_iter().map(HistoryEntry::try_from).collect()
     }

@@ -73,12 +73,12 @@ impl EventStore for SqliteEventStore {
     }
 
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
-        let mut reader = self.database.readers().acquire().await?;
+        let mut reader = self.database.reader().await?;
         find(&mut reader, organization, id).await
     }
 
     async fn list(&self, query: &ListQuery, _deadline: Instant) -> Result<Listing, StoreError> {
-        let mut reader = self.database.readers().acquire().await?;
+        let mut reader = self.database.reader().await?;
         let (sql, values) = prepared(Statement::page(query, Dialect::Sqlite))?;
         let rows = sqlx::query_as_with::<_, EventRow, _>(sql, values).fetch_all(&mut *reader).await?;
         let events = rows.into_iter().map(Event::try_from).collect::<Result<Vec<_>, _>>()?;
@@ -92,7 +92,7 @@ impl EventStore for SqliteEventStore {
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())
-            .fetch_optional(self.database.readers())
+            .fetch_optional(&mut *self.database.reader().await?)
             .await?;
         row.map(KeptAnswer::try_from).transpose()
     }
@@ -121,7 +121,7 @@ impl EventStore for SqliteEventStore {
         let rows = sqlx::query_as::<_, HistoryRow>(SELECT_HISTORY)
             .bind(organization.0)
             .bind(id.0)
-            .fetch_all(self.database.readers())
+            .fetch_all(&mut *self.database.reader().await?)
             .await?;
         rows.into_iter().map(HistoryEntry::try_from).collect()
     }

@@ -25,8 +25,6 @@ pub(crate) enum Signal {
     Success,
     /// They do not.
     Failure,
-    /// They work, and have no room: it lowers the share of successes and fails a probe.
-    Shed,
 }
 
 /// Where a breaker stands.
@@ -127,7 +125,6 @@ impl Breaker {
                 *failures = match signal {
                     Signal::Success => 0,
                     Signal::Failure => *failures + 1,
-                    Signal::Shed => *failures,
                 };
                 let opens = *failures >= CONSECUTIVE_FAILURES || is_bad(window, now);
                 opens.then_some(FIRST_PAUSE)
@@ -199,7 +196,6 @@ mod tests {
         let signal = prop_oneof![
             3 => Just(Signal::Failure),
             3 => Just(Signal::Success),
-            1 => Just(Signal::Shed),
         ];
         prop_oneof![
             2 => prop_oneof![0_u64..400, 1000_u64..40_000].prop_map(Step::Wait),
@@ -261,9 +257,8 @@ mod tests {
             }
             let since = now - self.closed_at;
             self.history.push((since, signal));
-            let hard = self.history.iter().rev().map(|(_, signal)| *signal);
-            let row = hard.filter(|signal| *signal != Signal::Shed);
-            let row = row.take_while(|signal| *signal == Signal::Failure).count();
+            let latest = self.history.iter().rev().map(|(_, signal)| *signal);
+            let row = latest.take_while(|signal| *signal == Signal::Failure).count();
             let recent: Vec<Signal> = self
                 .history
                 .iter()
@@ -332,7 +327,7 @@ mod tests {
             assert_eq!(breaker.admit(now), Err(Duration::from_secs(expected)));
             now += Duration::from_secs(expected);
             let probe = breaker.admit(now).unwrap();
-            breaker.settle(&probe, Signal::Shed, now, 0.5);
+            breaker.settle(&probe, Signal::Failure, now, 0.5);
         }
         for (chance, expected) in [(0.0, 24), (1.0, 36)] {
             now += Duration::from_secs(60);

@@ -112,13 +112,14 @@ impl Ending {
     pub(crate) const fn signal(self) -> Option<Signal> {
         match self {
             // The broker is a matter of its own, and says at once that nobody listens: a breaker would not
-            // answer sooner, but would not notice a worker's return (ADR 14).
+            // answer sooner, but would not notice a worker's return. Who has no room works: with a breaker open
+            // nobody would (ADR 14).
             Self::NotConnected
+            | Self::Shed
             | Self::ConnectionLost
             | Self::NoResponders
             | Self::TooLarge
             | Self::KeyInProgress => None,
-            Self::Shed => Some(Signal::Shed),
             Self::Unavailable
             | Self::Contended
             | Self::Expired
@@ -213,7 +214,7 @@ mod tests {
         use Again::{Always, IfSafe, No};
         use Outcome::{None as Nothing, Unknown};
         use ProblemType as P;
-        use Signal::{Failure as Bad, Shed, Success as Good};
+        use Signal::{Failure as Bad, Success as Good};
         let panicked = Problem::new(P::Internal, "").with_outcome(Unknown);
         let late = Problem::new(P::DeadlineExceeded, "").with_outcome(Unknown);
         let closed = |error: &dyn std::fmt::Display| Failure::<Infallible>::commit_unknown(error);
@@ -222,7 +223,7 @@ mod tests {
             ("broker away, nothing sent", Err(CallError::NotConnected),          503, Nothing, Always,None),
             ("no responders",             Err(CallError::NoResponders),          503, Nothing, Always,None),
             ("too large to be sent",      Err(CallError::TooLarge),              413, Nothing, No,None),
-            ("worker sheds",              failure(Failure::Overloaded),          503, Nothing, Always,Some(Shed)),
+            ("worker sheds",              failure(Failure::Overloaded),          503, Nothing, Always,None),
             ("database away",             failure(Failure::StoreUnavailable),    503, Nothing, Always,Some(Bad)),
             ("collisions, exhausted",     failure(Failure::Contended),           503, Nothing, No,Some(Bad)),
             ("no answer in time",         Err(CallError::TimedOut),              504, Unknown, IfSafe,Some(Bad)),
