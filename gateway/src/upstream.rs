@@ -150,7 +150,7 @@ impl Upstream {
         let (mut made, mut next) = (0, Some(Instant::now()));
         // Why it would be sent again: for want of an answer, unless an attempt says otherwise.
         let mut reason = Ending::TimedOut;
-        let mut outcome = None;
+        let (mut outcome, mut is_unknown) = (None, false);
         while !under_way.is_empty() || next.is_some() {
             tokio::select! {
                 biased;
@@ -161,32 +161,28 @@ impl Upstream {
                         next = None;
                     }
                     Attempt::Away => {
-                        outcome = Some(Err(CallError::NotConnected.into_problem(operation.repeat)));
+                        let away = || Err(CallError::NotConnected.into_problem(operation.repeat));
+                        outcome.get_or_insert_with(away);
                         next = None;
                     }
                     // The one who is at it is another attempt of this same call.
                     Attempt::Made(Ending::KeyInProgress, _) if !under_way.is_empty() => {}
                     Attempt::Made(ending, result) => {
                         reason = ending;
+                        next = self.next_attempt(service, operation, call, made, ending, &result);
                         if result.is_ok() {
                             *service.answered() = Some(Instant::now());
                         }
-                        let absent = ending == Ending::NoResponders && !self.was_there(service);
-                        let pushback = result.as_ref().ok().and_then(|reply| reply.retry_after);
-                        outcome = Some(result.map_err(|error| {
-                            tracing::warn!(%error, subject = operation.subject, "no answer from the worker");
-                            error.into_problem(operation.repeat)
-                        }));
-                        if !ending.may_repeat(operation.repeat) || absent {
-                            break;
+                        // What an earlier attempt may have done, a later one that did nothing has not undone.
+                        if ending.is_answer() || !is_unknown {
+                            outcome = Some(result.map_err(|error| {
+                                tracing::warn!(%error, subject = operation.subject, "no answer from the worker");
+                                error.into_problem(operation.repeat)
+                            }));
                         }
-                        if made < ATTEMPTS {
-                            let pushback = Duration::from_secs(pushback.unwrap_or(0));
-                            let wait = match ending {
-                                Ending::NoResponders => RETURN_TIME * made,
-                                _ => delay(made, &mut rand::rng()).max(pushback),
-                            };
-                            next = Some(Instant::now() + wait).filter(|next| *next < call.deadline);
+                        is_unknown |= ending.leaves_unknown();
+                        if ending.is_answer() {
+                            break;
                         }
                     }
                 },
@@ -209,6 +205,30 @@ impl Upstream {
     fn was_there(&self, service: &Service) -> bool {
         self.caller.connection().is_fresh()
             || service.answered().is_some_and(|answered| answered.elapsed() < RECONNECT_GRACE)
+    }
+
+    /// When to send the request again after an attempt that ended like this; `None` when that would not help.
+    fn next_attempt(
+        &self,
+        service: &Service,
+        operation: &Description,
+        call: &Call,
+        made: u32,
+        ending: Ending,
+        result: &Result<Reply, CallError>,
+    ) -> Option<Instant> {
+        if made == ATTEMPTS || !ending.may_repeat(operation.repeat) {
+            return None;
+        }
+        let wait = match (ending, result) {
+            (Ending::NoResponders, _) if !self.was_there(service) => return None,
+            (Ending::NoResponders, _) => RETURN_TIME * made,
+            (_, Ok(Reply { retry_after: Some(seconds), .. })) => {
+                delay(made, &mut rand::rng()).max(Duration::from_secs(*seconds))
+            }
+            _ => delay(made, &mut rand::rng()),
+        };
+        Some(Instant::now() + wait).filter(|next| *next < call.deadline)
     }
 
     /// Takes a repetition out of the budget, and says so.

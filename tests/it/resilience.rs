@@ -238,6 +238,28 @@ async fn what_gets_lost_is_sent_again_where_that_is_safe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_knows_stays_unknown() {
+    let stack = Stack::start(&[]).await;
+    let times = std::sync::Mutex::new(HashMap::<String, usize>::new());
+    // A commit without an answer first; after that, a worker that has no room.
+    let seen = stand_in(&stack, move |message, _| {
+        let id = message.headers.as_ref()?.get("X-Correlation-ID")?.as_str().to_owned();
+        let mut times = times.lock().unwrap();
+        let count = times.entry(id).or_default();
+        *count += 1;
+        if *count > 1 {
+            return not_done("overloaded");
+        }
+        let body = json!({ "type": "urn:eventboard:problem:connection-lost", "outcome": "unknown" });
+        Some((headers(&[("Nats-Service-Error-Code", "504")]), body))
+    })
+    .await;
+    let answer = timed(stack.create("Unknown")).await;
+    assert_eq!(seen.load(Ordering::SeqCst), 3, "it was not sent again");
+    assert_eq!((answer.status, &answer.body["outcome"]), (504, &json!("unknown")), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_before_its_reply_costs_a_wait_and_no_mark_of_a_replay() {
     let stack = Stack::start(&[]).await;
     let dying = stack

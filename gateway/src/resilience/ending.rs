@@ -108,6 +108,16 @@ impl Ending {
         }
     }
 
+    /// Whether the worker has judged the request: nothing that is still under way could say more.
+    pub(crate) const fn is_answer(self) -> bool {
+        matches!(self, Self::Success | Self::Refused | Self::KeyInProgress)
+    }
+
+    /// Whether it may have been carried out, and nobody knows.
+    pub(crate) const fn leaves_unknown(self) -> bool {
+        matches!(self, Self::TimedOut | Self::ConnectionLost | Self::CommitUnknown | Self::MalformedReply)
+    }
+
     /// What it says to the breaker; `None`: nothing about the worker.
     pub(crate) const fn signal(self) -> Option<Signal> {
         match self {
