@@ -17,16 +17,18 @@ const DOCS_POLICY: &str =
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /// Problems that every operation may answer with.
-const SHARED_PROBLEMS: [ProblemType; 11] = [
+const SHARED_PROBLEMS: [ProblemType; 13] = [
     ProblemType::MalformedRequest,
     ProblemType::NotAcceptable,
     ProblemType::UriTooLong,
     ProblemType::ValidationFailed,
+    ProblemType::RateLimited,
     ProblemType::Internal,
     ProblemType::ReplyTooLarge,
     ProblemType::MalformedReply,
     ProblemType::Unavailable,
     ProblemType::Overloaded,
+    ProblemType::Contended,
     ProblemType::DeadlineExceeded,
     ProblemType::ConnectionLost,
 ];
@@ -110,8 +112,11 @@ fn describe(operation: &Description, components: &mut Map<String, Value>) -> Val
 fn parameters(operation: &Description, in_path: bool, schema: &Value) -> Vec<Value> {
     let text = json!({ "type": "string" });
     let header = |name: &str, description: &str| json!({ "name": name, "in": "header", "description": description, "schema": text });
-    let mut parameters =
-        vec![header("X-Correlation-ID", "Kept when it matches [A-Za-z0-9._-]{1,128}, else replaced")];
+    let longest = operation.deadline.as_secs();
+    let mut parameters = vec![
+        header("X-Correlation-ID", "Kept when it matches [A-Za-z0-9._-]{1,128}, else replaced"),
+        header("Prefer", &format!("wait=<seconds> (RFC 7240): answer by then; {longest} at most")),
+    ];
     if in_path {
         let schema = json!({ "type": "string", "format": "uuid" });
         parameters.push(json!({ "name": "id", "in": "path", "required": true, "schema": schema }));

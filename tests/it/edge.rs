@@ -124,6 +124,34 @@ async fn browsers_are_told_what_they_may_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_wait_for_less_and_is_told_that_it_does() {
+    let system = System::start().await;
+    let user = system.login("user@acme.com", "Password123!").await;
+    for (preferred, applied) in [
+        (&["wait=3"][..], "wait=3"),
+        (&["respond-async, WAIT = 3 ; x=y"], "wait=3"),
+        (&["return=minimal", "wait=\"2\""], "wait=2"),
+        (&["wait=10"], ""),
+        (&["wait=0"], ""),
+        (&["wait=-1"], ""),
+        (&["wait"], ""),
+        (&["wait=soon, wait=3"], ""),
+        (&[], ""),
+    ] {
+        let mut request = system.request(Method::GET, "/events", Some(&user.token));
+        for line in preferred {
+            request = request.header("Prefer", *line);
+        }
+        let answer = system.send(request).await.expect(200);
+        assert_eq!(
+            answer.headers.get("preference-applied").map_or("", String::as_str),
+            applied,
+            "{preferred:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn documents_and_health_are_served() {
     let system = System::start().await;
     let openapi = system.get("/openapi.json", "").await.expect(200);

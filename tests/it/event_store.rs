@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use database::{DatabaseSettings, DatabaseUrl};
+use database::{DatabaseSettings, DatabaseUrl, StoreError};
 use events_worker::store::{
     Cursor, EventStore, ListQuery, Listing, PageBegin, PostgresEventStore, SqliteEventStore,
 };
@@ -23,6 +23,8 @@ on_both_databases!(
     changes_are_guarded_by_status_version_and_organisation,
     of_many_changes_to_one_version_one_wins,
     what_is_not_committed_never_happened,
+    nothing_is_begun_or_committed_after_its_deadline,
+    who_would_wait_long_for_a_connection_is_refused_at_once,
     events_come_back_as_they_were_stored,
     lists_agree_with_a_plain_sort_and_filter,
     counting_stops_at_the_limit,
@@ -105,6 +107,42 @@ async fn changes_are_guarded_by_status_version_and_organisation(database: Databa
     assert!(!transaction.remove(&next).await.unwrap());
     transaction.commit().await.unwrap();
     assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), None);
+}
+
+async fn nothing_is_begun_or_committed_after_its_deadline(database: Database) {
+    let (store, _directory) = open(database).await;
+    let event = event(8);
+    let deadline = Instant::now() + Duration::from_millis(400);
+    let mut transaction = store.begin(deadline).await.unwrap();
+    assert!(transaction.insert(&event).await.unwrap());
+    tokio::time::sleep_until(deadline).await;
+    let late = transaction.commit().await;
+    assert!(matches!(late, Err(StoreError::Expired)), "{late:?}");
+    let late = store.begin(deadline).await.map(|_| ());
+    assert!(matches!(late, Err(StoreError::Expired)), "{late:?}");
+    assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), None);
+}
+
+async fn who_would_wait_long_for_a_connection_is_refused_at_once(database: Database) {
+    let (store, _directory) = open(database).await;
+    // Every connection that a writer may have: ten on Postgres, one on SQLite.
+    let mut holders = Vec::new();
+    let begun = loop {
+        let begun = Instant::now();
+        match store.begin(soon()).await {
+            Ok(transaction) => holders.push(transaction),
+            Err(StoreError::Busy) => break begun,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!((450..2000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    assert_eq!(holders.len(), if database == Database::Sqlite { 1 } else { 10 });
+    // A place that becomes free is taken by who waits for it.
+    let (next, ()) = tokio::join!(store.begin(soon()), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        holders.clear();
+    });
+    assert!(next.is_ok());
 }
 
 async fn of_many_changes_to_one_version_one_wins(database: Database) {

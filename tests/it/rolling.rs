@@ -155,6 +155,35 @@ async fn gateway(compose: &Compose, balancer: &Balancer, more: &[(&str, String)]
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stops_says_so_before_it_closes() {
+    let compose = Compose::start().await;
+    assert!(compose.run("provision").await);
+    let _workers = [compose.up("auth-worker").await, compose.up("events-worker").await];
+    let (mut service, target) = gateway(&compose, &Balancer::default(), &[]).await;
+    let http = target.http.clone();
+    let token = Visitor::new(&http).login(USER).await;
+    target.gone.store(true, Ordering::Relaxed);
+    // A connection that is kept, and one that is only made.
+    let client = Client::new();
+    client.get(format!("{http}/livez")).send().await.unwrap();
+    service.process.signal(Signal::SIGTERM);
+    eventually("it says that it stops", || async {
+        client.get(format!("{http}/readyz")).send().await.unwrap().status() == 503
+    })
+    .await;
+    let asked = Instant::now();
+    let mut answered = 0;
+    while let Ok(answer) = client.get(format!("{http}/events")).bearer_auth(&token).send().await {
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["connection"], "close", "clients are not asked to leave");
+        answered += 1;
+    }
+    let open = asked.elapsed();
+    assert!(answered > 10 && open > Duration::from_millis(700), "{answered} answers in {open:?}");
+    assert!(service.process.ended().await, "it ends badly");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replacing_every_service_under_load_fails_no_request() {
     let compose = Compose::start().await;
     assert!(compose.run("provision").await);
