@@ -89,7 +89,11 @@ async fn serve(
     let background = async {
         tokio::join!(
             directory.keep_published(&jwks, &published),
-            health.watch("database", || async move { database.ping().await.map(|()| None) }),
+            health.watch("database", || async move {
+                // Without the reason, which may name what is nobody else's business: /health is public.
+                let answer = database.ping().await.inspect_err(|error| tracing::debug!(%error, "no answer"));
+                answer.map(|()| None).map_err(|_| "cannot be reached")
+            }),
             health.watch("jetstream", || async move {
                 broker.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None)
             }),

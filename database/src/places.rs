@@ -15,6 +15,9 @@ use crate::StoreError;
 /// something else: a queue that takes all the time its callers have does work for nobody.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
+/// Connections beside the places, for who only asks whether the database answers.
+pub(crate) const FOR_PINGS: u32 = 1;
+
 /// As many places as there are connections, so that waiting for a connection means waiting for the database.
 #[derive(Debug, Clone)]
 pub(crate) struct Places(Arc<Semaphore>);

@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgPool};
 use tokio::time::Instant;
 
-use crate::places::Places;
+use crate::places::{FOR_PINGS, Places};
 use crate::{BoundedTransaction, Lease, OpenError, StoreError, is_refusal, tolerate_newer};
 
 /// How long a request may wait for a connection.
@@ -67,7 +67,7 @@ impl Postgres {
         migrations.run(&migrating).await?;
         migrating.close().await;
         let pool = PgPoolOptions::new()
-            .max_connections(connections)
+            .max_connections(connections + FOR_PINGS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .max_lifetime(MAX_LIFETIME)
             .test_before_acquire(false)
@@ -88,7 +88,8 @@ impl Postgres {
     /// # Errors
     /// [`StoreError`].
     pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self.connection().await?.ping().await?)
+        // Past those who wait for a place: that there are many says nothing about the server.
+        Ok(self.pool.acquire().await?.ping().await?)
     }
 
     /// A connection for a single look-up by key.

@@ -8,7 +8,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::time::Instant;
 
-use crate::places::Places;
+use crate::places::{FOR_PINGS, Places};
 use crate::{BoundedTransaction, Lease, OpenError, StoreError, tolerate_newer};
 
 /// Connections for reading; they never wait for the writer.
@@ -47,7 +47,7 @@ impl Sqlite {
         let writer = pool(1).connect_with(options.clone()).await?;
         tolerate_newer(&mut migrations);
         migrations.run(&writer).await?;
-        let readers = pool(READERS).connect_lazy_with(options.read_only(true));
+        let readers = pool(READERS + FOR_PINGS).connect_lazy_with(options.read_only(true));
         let (write_places, read_places) = (Places::new(1), Places::new(READERS));
         Ok(Self { writer, readers, write_places, read_places })
     }
@@ -76,7 +76,7 @@ impl Sqlite {
     /// [`StoreError`].
     pub async fn ping(&self) -> Result<(), StoreError> {
         // Counts the schema's objects: a constant would not touch the file.
-        sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *self.reader().await?).await?;
+        sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&self.readers).await?;
         Ok(())
     }
 }

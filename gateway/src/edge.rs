@@ -52,13 +52,17 @@ impl RequestIds {
     }
 }
 
+/// Answers what no route does.
+pub(crate) async fn unknown_route() -> Response {
+    Failed(Problem::new(ProblemType::NotFound, "there is no such route")).into_response()
+}
+
 /// Surrounds `routes` with everything every response needs.
 pub(crate) fn surround(routes: Router, cors: CorsLayer, status: Status) -> Router {
     let fixed = |name: HeaderName, value| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
     routes
-        .fallback(|| async { Failed(Problem::new(ProblemType::NotFound, "there is no such route")) })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(limit_target))
         .layer(cors)
@@ -172,7 +176,7 @@ mod tests {
         async fn panics() -> &'static str {
             std::panic::panic_any("a secret detail")
         }
-        let routes = Router::new().route("/panics", get(panics));
+        let routes = Router::new().route("/panics", get(panics)).fallback(unknown_route);
         let status = Status::new(&[], &tokio_util::sync::CancellationToken::new());
         let response =
             surround(routes, cors(&["*".to_owned()]).unwrap(), status).oneshot(request).await.unwrap();

@@ -5,6 +5,7 @@ use shared::contract::{Timestamp, auth, events};
 use shared::health::{Check, DEPENDENCY_TIMEOUT, Health, Status};
 use shared::messaging::Caller;
 
+use crate::resilience::breaker::Position;
 use crate::upstream::Upstream;
 
 /// What a worker tells of its database when it is asked whether it is there.
@@ -23,7 +24,10 @@ pub(crate) async fn watch_dependencies(caller: &Caller, upstream: &Upstream, hea
             let tripped = upstream.tripped();
             let named: Vec<_> =
                 tripped.iter().map(|(subject, at)| format!("{subject} is {}", at.name())).collect();
-            if named.is_empty() { Ok(None) } else { Err(named.join(", ")) }
+            let open = tripped.iter().any(|(_, at)| *at == Position::Open);
+            let named = (!named.is_empty()).then(|| named.join(", "));
+            // Half open for want of requests is no failure.
+            if open { Err(named.unwrap_or_default()) } else { Ok(named) }
         }),
     );
     never

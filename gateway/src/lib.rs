@@ -144,6 +144,7 @@ fn router(gateway: Arc<Gateway>, status: &Status) -> Router {
         .with_state(gateway)
         .route("/.well-known/jwks.json", get(jwks))
         .merge(documents::routes())
+        .fallback(edge::unknown_route)
         .layer(limit)
         // Whoever asks these must not be kept from it by anybody else's requests.
         .merge(ops::health_routes(status))

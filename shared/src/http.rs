@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request, header};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -96,8 +96,12 @@ async fn connection(
         async move {
             let mut request = request.map(|body| Body::new(ReceivedBody::new(body, Arc::clone(&seat))));
             request.extensions_mut().insert(ConnectInfo(peer));
-            let answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
-            seat.wait_for_client();
+            let mut answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            if !seat.wait_for_client() {
+                // Nobody will read the rest of the body, so that the connection cannot be used again: say so
+                // before the client sends its next request into it.
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(answer)
         }
     });

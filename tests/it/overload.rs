@@ -145,6 +145,12 @@ async fn who_asks_too_often_is_refused_and_told_when_to_come_back() {
         request.header("X-Forwarded-For", address.to_owned())
     };
     let answers = join_all((0..40).map(|_| timed(wrong("10.2.2.2")))).await;
+    let nowhere = stack.client.get(format!("{}/nowhere", stack.http));
+    assert_eq!(
+        timed(nowhere.header("X-Forwarded-For", "10.2.2.2")).await.status,
+        429,
+        "also where nothing is"
+    );
     let count = |status| answers.iter().filter(|answer| answer.status == status).count();
     assert!((20..25).contains(&count(401)) && count(401) + count(429) == 40, "{answers:?}");
     assert_eq!(timed(wrong("10.2.2.3")).await.status, 401, "another address has its own");

@@ -89,12 +89,14 @@ impl Seat {
         }
     }
 
-    /// It is the client's turn, to send the next request, or the rest of this one.
-    pub(super) fn wait_for_client(&self) {
+    /// It is the client's turn to send the next request. `false` when this one has not arrived as a whole.
+    pub(super) fn wait_for_client(&self) -> bool {
         let mut entry = self.entry();
-        if entry.is_none() {
+        let has_arrived = entry.is_none();
+        if has_arrived {
             *entry = Some(self.connections.table().wait(self.evicted.clone()));
         }
+        has_arrived
     }
 
     fn entry(&self) -> MutexGuard<'_, Option<u64>> {
@@ -165,7 +167,8 @@ mod tests {
         let seats: Vec<Seat> = (0..3).map(|_| admit(&connections).unwrap()).collect();
         seats[0].work();
         seats[1].work();
-        seats[1].wait_for_client();
+        assert!(seats[1].wait_for_client());
+        assert!(!seats[1].wait_for_client(), "no further request has arrived");
         // The second was at work meanwhile: the third waits for longest.
         let fourth = admit(&connections).unwrap();
         let evicted = |seat: &Seat| seat.evicted.is_cancelled();
