@@ -17,7 +17,7 @@ use database::DatabaseUrl;
 use shared::contract::auth::{AuthHandlers, SERVICE};
 use shared::health::DEPENDENCY_TIMEOUT;
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Caller, Connection, KeyDirectory, Server, watch_broker};
+use shared::messaging::{Caller, Connection, ConnectionDead, KeyDirectory, Server, watch_broker};
 use shared::ops::{AdminServer, Status};
 use shared::settings::Environment;
 use tokio::sync::Notify;
@@ -109,6 +109,7 @@ async fn serve(
     let served = tokio::select! {
         served = serve => served,
         dead = watch_broker(&caller, health) => Err(dead.into()),
+        () = caller.broken() => Err(ConnectionDead.into()),
         _ = background => Ok(()),
     };
     connection.close().await;

@@ -14,6 +14,8 @@ use crate::{BoundedTransaction, Lease, OpenError, StoreError, is_refusal, tolera
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is tried before it is used: the server may have restarted.
 const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
+/// How long a connection that is given back may take to answer; then it is closed.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections are replaced after this long, so that failed-over servers are left behind.
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// Before the first connection is tried again while the server is not up.
@@ -77,6 +79,13 @@ impl Postgres {
                         connection.ping().await?;
                     }
                     Ok(true)
+                })
+            })
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    // A link that was cut off without a word must not keep its place for a quarter of an hour.
+                    let answer = tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await;
+                    answer.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
                 })
             })
             .connect_lazy_with(options.options(SESSION));

@@ -16,7 +16,9 @@ use shared::contract::events::{EventHandlers, SERVICE};
 use shared::health::DEPENDENCY_TIMEOUT;
 use shared::idempotency::Idempotency;
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Caller, Connection, KeyDirectory, LeaseBucket, Server, watch_broker};
+use shared::messaging::{
+    Caller, Connection, ConnectionDead, KeyDirectory, LeaseBucket, Server, watch_broker,
+};
 use shared::ops::{AdminServer, Status};
 use tokio_util::sync::CancellationToken;
 
@@ -104,6 +106,7 @@ async fn serve(
     let served = tokio::select! {
         served = serve => served,
         dead = watch_broker(&caller, health) => Err(dead.into()),
+        () = caller.broken() => Err(ConnectionDead.into()),
         _ = background => Ok(()),
     };
     connection.close().await;

@@ -24,7 +24,7 @@ use shared::contract::events::{
 use shared::contract::keyed::is_kept;
 use shared::contract::{
     Answer, Context, EntityTag, Failure, Keepable, KeptAnswer, KeptAnswers, KeyedWrite, Operation,
-    OperationError, Principal,
+    OperationError, Outcome, Principal, Problem, ProblemType,
 };
 use shared::crash_point;
 
@@ -125,7 +125,13 @@ impl Events {
         {
             drop(transaction);
             // Gone again when it was too old: then this write is a new one.
-            let kept = self.store.kept(write).await?.ok_or(Attempt::Overtaken)?;
+            let kept = self.store.kept(write).await.map_err(|error| {
+                tracing::warn!(%error, "could not look up an answer that is there");
+                let unknown =
+                    Problem::new(ProblemType::Unavailable, "the answer cannot be looked up at the moment");
+                Failure::Problem(unknown.with_outcome(Outcome::Unknown))
+            })?;
+            let kept = kept.ok_or(Attempt::Overtaken)?;
             return write.replay(kept).map_err(|reason| Attempt::Failed(reason.into()));
         }
         crash_point!("answer-kept");

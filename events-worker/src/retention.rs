@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use database::StoreError;
 use shared::contract::Timestamp;
 use tokio::time::Instant;
 
@@ -22,7 +23,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn forget_answers(store: &dyn EventStore) -> ! {
     loop {
         let before = Timestamp::now().plus_seconds(-RETENTION_SECONDS);
-        let pause = match store.forget_answers(before, BATCH, Instant::now() + TIMEOUT).await {
+        // The server gives a statement up in time; one that is gone cannot say so.
+        let forgetting = store.forget_answers(before, BATCH, Instant::now() + TIMEOUT);
+        let forgotten = tokio::time::timeout(2 * TIMEOUT, forgetting).await;
+        let pause = match forgotten.unwrap_or(Err(StoreError::Expired)) {
             Ok(count) if i64::try_from(count).is_ok_and(|count| count == BATCH) => PAUSE,
             Ok(_) => INTERVAL,
             Err(error) => {

@@ -182,7 +182,9 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted_hops: usize) -> IpA
     let lines = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
     // Fewer than there are proxies: it did not come through them.
-    let outermost = hops.len().checked_sub(trusted_hops).and_then(|index| hops[index].parse().ok());
+    // Some proxies add the port.
+    let address = |hop: &str| hop.parse().ok().or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()));
+    let outermost = hops.len().checked_sub(trusted_hops).and_then(|index| address(hops[index]));
     outermost.unwrap_or(peer)
 }
 
@@ -241,6 +243,8 @@ mod tests {
         assert_eq!(address(&["6.6.6.6, 1.1.1.1"], 1), "1.1.1.1");
         assert_eq!(address(&["6.6.6.6", "1.1.1.1"], 1), "1.1.1.1");
         assert_eq!(address(&["6.6.6.6, 1.1.1.1, 10.0.0.9"], 2), "1.1.1.1");
+        assert_eq!(address(&["1.1.1.1:4711"], 1), "1.1.1.1");
+        assert_eq!(address(&["[2001:db8::1]:4711"], 1), "2001:db8::1");
         for nothing in [&[][..], &["1.1.1.1"], &["nonsense, 10.0.0.9"]] {
             assert_eq!(address(nothing, 2), "10.0.0.1", "{nothing:?}");
         }

@@ -17,11 +17,14 @@ use tokio::time::Instant;
 use crate::metrics::Metrics;
 use crate::resilience::breaker::{Breaker, Permit, Position, Signal};
 use crate::resilience::ending::Ending;
-use crate::resilience::retry::{ATTEMPTS, RetryBudget, delay, patience};
+use crate::resilience::retry::{self, ATTEMPTS, RetryBudget, delay};
 
 /// How long workers take to be back after their broker is lost, about: before another attempt where nobody
 /// listens; twice as long before the one after it.
 const RETURN_TIME: Duration = Duration::from_millis(200);
+
+/// Before the next attempt where an earlier one of the same call is still at it.
+const OWN_KEY_DELAY: Duration = Duration::from_secs(1);
 
 /// The workers, as the gateway reaches them.
 #[derive(Debug)]
@@ -139,9 +142,14 @@ impl Upstream {
         payload: Bytes,
     ) -> (Result<Reply, Problem>, u32) {
         service.budget().count_request(Instant::now());
+        // Nothing is sent meanwhile, and no attempt is made beside another that waits for the same.
+        let back = self.caller.connection().is_back();
+        if !tokio::time::timeout_at(call.deadline, back).await.unwrap_or(false) {
+            return (Err(CallError::NotConnected.into_problem(operation.repeat)), 0);
+        }
         let patience = match operation.repeat {
             Repeat::Safe | Repeat::WithKey => {
-                patience(call.deadline.saturating_duration_since(Instant::now()))
+                retry::patience(call.deadline.saturating_duration_since(Instant::now()))
             }
             // Once it was delivered, it is not repeated.
             Repeat::Never => Duration::MAX,
@@ -167,6 +175,9 @@ impl Upstream {
                     }
                     // The one who is at it is another attempt of this same call.
                     Attempt::Made(Ending::KeyInProgress, _) if !under_way.is_empty() => {}
+                    Attempt::Made(Ending::KeyInProgress, _) if is_unknown => {
+                        next = (made < ATTEMPTS).then(|| Instant::now() + OWN_KEY_DELAY);
+                    }
                     Attempt::Made(ending, result) => {
                         reason = ending;
                         next = self.next_attempt(service, operation, call, made, ending, &result);
@@ -263,8 +274,11 @@ impl Upstream {
         let result = match tokio::time::timeout(patience, &mut calling).await {
             Ok(result) => result,
             Err(_) => {
-                // Another attempt may be made beside this one, which has failed as far as the breaker goes.
-                admitted.settle(Some(Signal::Failure));
+                // Another attempt may be made beside this one, which has failed as far as the breaker goes,
+                // unless it was the client who gave it little time.
+                if patience >= retry::patience(operation.deadline).mul_f64(0.9) {
+                    admitted.settle(Some(Signal::Failure));
+                }
                 calling.await
             }
         };

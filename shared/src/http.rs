@@ -25,6 +25,8 @@ use waiting::{Connections, ReceivedBody, Seat};
 
 /// How long requests under way may take to end once the server is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection without a request stays open once the server is asked to stop.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(300);
 /// A failing accept (out of file descriptors) is tried again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -68,8 +70,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
         }
     }
     // The kernel has accepted these already: closing the listener would reset them.
-    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
-        take(accepted);
+    while let Some(accepted) = tokio::task::unconstrained(listener.accept()).now_or_never() {
+        if let Ok(accepted) = accepted {
+            take(accepted);
+        }
     }
     drop(listener);
     tasks.close();
@@ -96,6 +100,7 @@ async fn connection(
         async move {
             let mut request = request.map(|body| Body::new(ReceivedBody::new(body, Arc::clone(&seat))));
             request.extensions_mut().insert(ConnectInfo(peer));
+            seat.note_request();
             let mut answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
             if !seat.wait_for_client() {
                 // Nobody will read the rest of the body, so that the connection cannot be used again: say so
@@ -111,17 +116,24 @@ async fn connection(
             .header_read_timeout(header_timeout)
             .serve_connection(TokioIo::new(stream), service)
     );
+    let closed = async {
+        seat.closing().await;
+        // What was only just connected is about to send its first request.
+        if !seat.had_request() {
+            tokio::time::sleep(FIRST_REQUEST_GRACE).await;
+        }
+    };
     let result = tokio::select! {
+        biased;
         result = &mut serving => result,
-        () = seat.closing() => {
+        () = seat.evicted() => return,
+        () = closed => {
             serving.as_mut().graceful_shutdown();
-            // A client that has kept us waiting has had its chance.
             tokio::select! {
                 result = &mut serving => result,
                 () = seat.evicted() => return,
             }
         }
-        () = seat.evicted() => return,
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended early");

@@ -268,7 +268,9 @@ impl Idempotency {
                     };
                 }
                 Turn::Elsewhere { record, revision, is_done } => {
-                    if let Some(answer) = kept().await? {
+                    // When it is known to be done, it must not be said that nothing was.
+                    let known = if is_done { Outcome::Unknown } else { Outcome::None };
+                    if let Some(answer) = kept().await.map_err(|problem| problem.with_outcome(known))? {
                         if !is_done {
                             self.complete(&key, record.done(Some(&answer)), revision, under_way);
                         }

@@ -83,8 +83,11 @@ async fn a_stalled_worker_costs_the_deadline_until_the_breaker_opens() {
     assert!(stack.works().await);
     worker.pause();
     let within = |request: reqwest::RequestBuilder| timed(request.header("Prefer", "wait=1"));
-    let stalled = join_all((0..9).map(|_| within(stack.look_up()))).await;
-    for answer in &stalled {
+    let (stalled, late) = tokio::join!(
+        join_all((0..9).map(|_| within(stack.look_up()))),
+        join_all((0..3).map(|_| within(stack.create("Late")))),
+    );
+    for answer in stalled.iter().chain(&late) {
         assert_eq!(answer.status, 504, "{answer:?}");
     }
     let took = median(stalled.iter().map(|answer| answer.took).collect());
@@ -118,13 +121,13 @@ async fn a_stalled_worker_costs_the_deadline_until_the_breaker_opens() {
     let said = |text| stack.gateway.process.lines_with(text).len();
     assert!(said("a breaker opened") >= 1);
     assert_eq!(said("a breaker closed"), 1);
-    // What was given up before it was begun was not begun later: only those whose deadline had not passed.
-    let begun = worker.process.lines_with("the request arrived after its deadline").len();
-    assert_eq!(begun, 0, "details of refusals are no log lines");
+    // What nobody waits for any more is not begun.
     eventually("the late messages are refused", || async {
-        worker.process.lines_with("\"status\":504").len() >= stalled.len()
+        worker.process.lines_with("\"status\":504").len() >= stalled.len() + late.len()
     })
     .await;
+    let found = timed(stack.get("/events?search=late")).await;
+    assert_eq!(found.body["meta"]["total"], 0, "{found:?}");
 }
 
 /// Answers `events.get` in the worker's place, as `answer` says for each message; `None` is silence. Returns how
@@ -257,6 +260,34 @@ async fn what_nobody_knows_stays_unknown() {
     let answer = timed(stack.create("Unknown")).await;
     assert_eq!(seen.load(Ordering::SeqCst), 3, "it was not sent again");
     assert_eq!((answer.status, &answer.body["outcome"]), (504, &json!("unknown")), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_under_way_is_waited_for_whatever_else_is_tried() {
+    let stack = Stack::start(&[]).await;
+    // Takes one message, and is gone before it is sent again; its answer comes late.
+    let client = stack.nats("events-worker").await;
+    let mut requests = client.queue_subscribe("events.*", "events".to_owned()).await.unwrap();
+    client.flush().await.unwrap();
+    let slow = async {
+        let request = requests.next().await.unwrap();
+        requests.unsubscribe().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        let (headers, body) = done().unwrap();
+        client.publish_with_headers(request.reply.unwrap(), headers, body.to_string().into()).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(timed(stack.create("Slow").header("Prefer", "wait=4")), slow);
+    assert_eq!(answer.status, 200, "{answer:?}");
+
+    let mut requests = client.queue_subscribe("events.*", "events".to_owned()).await.unwrap();
+    client.flush().await.unwrap();
+    let gone = async {
+        requests.next().await.unwrap();
+        requests.unsubscribe().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(timed(stack.create("Gone").header("Prefer", "wait=3")), gone);
+    assert_eq!((answer.status, &answer.body["outcome"]), (504, &json!("unknown")), "{answer:?}");
+    assert!(!stack.gateway.process.lines_with("sent again").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,6 +490,16 @@ async fn a_database_in_the_dark_is_told_and_its_return_noticed() {
         })
         .await;
     }
+    // A server that is gone without a word, in the middle of writes that take every connection.
+    proxy.lose_server();
+    let lost = join_all((0..24).map(|_| timed(stack.create("Lost").header("Prefer", "wait=1"))));
+    for answer in lost.await {
+        assert!(matches!(answer.status, 201 | 503 | 504), "{answer:?}");
+    }
+    eventually("places are given back", || async {
+        timed(stack.create("Found").header("Prefer", "wait=2")).await.status == 201
+    })
+    .await;
     assert_eq!(worker.process.lines_with("\"message\":\"ready\"").len(), 1);
 }
 

@@ -27,7 +27,8 @@ pub(crate) enum Ending {
     TimedOut,
     /// The connection to the broker broke while the worker was at it.
     ConnectionLost,
-    /// The worker's connection to its database broke while it committed.
+    /// The worker's connection to its database broke while it committed, or kept it from finding what it had
+    /// answered before.
     CommitUnknown,
     /// A defect in the worker; its transaction was rolled back.
     Defect,
@@ -77,7 +78,7 @@ impl Ending {
             (503, true) => Self::Unavailable,
             (504, true) => Self::Expired,
             (504, false) if is(ProblemType::DeadlineExceeded) => Self::TimedOut,
-            (504, false) => Self::CommitUnknown,
+            (503 | 504, false) => Self::CommitUnknown,
             _ => Self::Defect,
         }
     }

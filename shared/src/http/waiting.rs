@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -31,6 +32,7 @@ pub(super) struct Seat {
     connections: Arc<Connections>,
     closing: CancellationToken,
     evicted: CancellationToken,
+    had_request: AtomicBool,
     /// The entry among those that wait for their client; `None` while a request is worked on.
     entry: Mutex<Option<u64>>,
 }
@@ -53,7 +55,13 @@ impl Connections {
         let entry = Some(table.wait(evicted.clone()));
         drop(table);
         let connections = Arc::clone(this);
-        Some(Seat { connections, closing: closing.clone(), evicted, entry: Mutex::new(entry) })
+        Some(Seat {
+            connections,
+            closing: closing.clone(),
+            evicted,
+            had_request: AtomicBool::new(false),
+            entry: Mutex::new(entry),
+        })
     }
 
     /// No code panics while it holds the lock; should one ever, the table is still whole.
@@ -72,6 +80,16 @@ impl Table {
 }
 
 impl Seat {
+    /// Notes that a request has come over this connection.
+    pub(super) fn note_request(&self) {
+        self.had_request.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a request has come over this connection.
+    pub(super) fn had_request(&self) -> bool {
+        self.had_request.load(Ordering::Relaxed)
+    }
+
     /// Resolves when the server stops.
     pub(super) async fn closing(&self) {
         self.closing.cancelled().await;

@@ -18,6 +18,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A link that has been down for less than this is waited for: a broker restarts, or another one of its cluster
 /// takes over. One that has been down for longer is away.
 pub const RECONNECT_GRACE: Duration = Duration::from_secs(1);
+/// How long the library may take to take a command.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two looks at a connection that is being put to use.
 const SETTLING: Duration = Duration::from_millis(1);
 /// The longest wait between two attempts to reconnect.
@@ -120,7 +122,7 @@ impl Connection {
     pub async fn is_back(&self) -> bool {
         let mut changes = self.link.clone();
         let link = *changes.borrow();
-        if link.up {
+        if link.up || self.is_connected() {
             return true;
         }
         let up = async {
@@ -134,9 +136,11 @@ impl Connection {
         tokio::time::timeout_at(link.since + RECONNECT_GRACE, up).await.unwrap_or(false)
     }
 
-    /// Gives the link up and makes a new one; fails when nobody is left to do so.
+    /// Gives the link up and makes a new one; `false` when nobody takes that command.
     pub(super) async fn reconnect(&self) -> bool {
-        self.client.force_reconnect().await.is_ok()
+        // The library takes no command while it cannot write.
+        let asked = tokio::time::timeout(RECONNECT_TIMEOUT, self.client.force_reconnect()).await;
+        asked.is_ok_and(|asked| asked.is_ok())
     }
 
     /// Whether the link is up now. `true` is no promise: a link can break without a sound.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,11 +18,14 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The library forgets a subscription the moment it has written UNSUB, and drops what the broker sends until
 /// it has read that: requests that are answered by nobody. Both sides do keep count when they are told to end
 /// after a number of messages, so a busy subscription is left that way, exactly. One that does not get that
-/// many in a moment is asked for fewer, and one that gets none at all is simply ended
-/// (`docs/adr/0014-resilience.md`).
+/// many in a moment is asked for fewer, and one that gets none at all is simply ended. So is one whose link was
+/// lost meanwhile: the broker has begun to count anew, the library has not (`docs/adr/0014-resilience.md`).
 pub(super) struct Leaving {
     subscriber: Subscriber,
     leave: CancellationToken,
+    losses: watch::Receiver<u64>,
+    /// How often the link had been lost when the subscription was made.
+    losses_before: u64,
     /// Messages taken so far.
     taken: u64,
     /// Which count is being waited for, and until when; `None` before it is asked to leave.
@@ -30,8 +34,13 @@ pub(super) struct Leaving {
 
 impl Leaving {
     /// Left once `leave` is cancelled.
-    pub(super) fn new(subscriber: Subscriber, leave: CancellationToken) -> Self {
-        Self { subscriber, leave, taken: 0, step: None }
+    pub(super) fn new(
+        subscriber: Subscriber,
+        losses: watch::Receiver<u64>,
+        leave: CancellationToken,
+    ) -> Self {
+        let losses_before = *losses.borrow();
+        Self { subscriber, leave, losses, losses_before, taken: 0, step: None }
     }
 
     /// The next message; `None` once the subscription has ended and everything that arrived is taken.
@@ -61,9 +70,10 @@ impl Leaving {
     async fn go_on(&mut self) {
         let step = self.step.map_or(0, |(step, _)| step + 1);
         // Either fails when the connection has ended, and the stream with it.
+        let counts_agree = *self.losses.borrow() == self.losses_before;
         let _ = match FAREWELLS.get(step) {
-            Some(further) => self.subscriber.unsubscribe_after(self.taken + further).await,
-            None => self.subscriber.drain().await,
+            Some(further) if counts_agree => self.subscriber.unsubscribe_after(self.taken + further).await,
+            _ => self.subscriber.drain().await,
         };
         self.step = Some((step, Instant::now() + PATIENCE));
     }

@@ -17,7 +17,7 @@ use super::discovery::Instance;
 use super::leaving::Leaving;
 use super::provision::assert_commands_uncovered;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
-use crate::contract::failure::{PROBLEM_JSON, ProblemBody};
+use crate::contract::failure::{Outcome, PROBLEM_JSON, ProblemBody};
 use crate::contract::{
     Answer, Context, CorrelationId, Decoded, Description, Endpoint, IdempotencyKey, KeyOrigin, KeyedWrite,
     Precondition, Problem, ProblemType, Repeat, Timestamp, TraceContext,
@@ -31,6 +31,8 @@ use crate::identity::Verifier;
 const MAX_IN_FLIGHT: usize = 512;
 /// How long requests under way may take to end once the worker is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a write may go on after its deadline, for which nobody waits any more.
+const OVERTIME: Duration = Duration::from_secs(5);
 /// How long the broker may take to put the service's subscriptions in force.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A sender whose clock is ahead by more than this cannot tell us its deadline.
@@ -144,11 +146,17 @@ impl<H: Send + Sync + 'static> Server<H> {
         for (index, endpoint) in self.work.endpoints.iter().enumerate() {
             let (subject, group) = (endpoint.description.subject, self.service.to_owned());
             let subscriber = client.queue_subscribe(subject, group).await?;
-            incoming.push(messages(Source::Endpoint(index), Leaving::new(subscriber, unsubscribe.clone())));
+            incoming.push(messages(
+                Source::Endpoint(index),
+                Leaving::new(subscriber, self.connection.losses(), unsubscribe.clone()),
+            ));
         }
         for subject in self.instance.subjects() {
             let subscriber = client.subscribe(subject).await?;
-            incoming.push(messages(Source::Discovery, Leaving::new(subscriber, unsubscribe.clone())));
+            incoming.push(messages(
+                Source::Discovery,
+                Leaving::new(subscriber, self.connection.losses(), unsubscribe.clone()),
+            ));
         }
         Ok(incoming)
     }
@@ -281,6 +289,9 @@ impl<H: Send + Sync + 'static> Work<H> {
         // A task of its own: a caller that stops waiting does not stop a write between commit and reply.
         let run = Arc::clone(self).run(index, decoded, Arc::new(cx));
         let outcome = operation.repeat.outcome_unanswered();
+        // Longer than its lease it has no use, and a connection that is dead may never say so.
+        let run = tokio::time::timeout_at(deadline + OVERTIME, run);
+        let run = async move { run.await.unwrap_or_else(|_| Err(too_late(outcome))) };
         let mut running = self.under_way.spawn(run.in_current_span());
         let ended = tokio::time::timeout_at(deadline, &mut running).await;
         if ended.is_err() && operation.repeat == Repeat::Safe {
@@ -291,8 +302,7 @@ impl<H: Send + Sync + 'static> Work<H> {
             Ok(Ok(Ok(answer))) => Ok(unless_already_held(answer, operation, if_none_match.as_ref())),
             Ok(Ok(Err(problem))) => Err(problem),
             Ok(Err(_)) => Err(Problem::internal(&"the handler panicked").with_outcome(outcome)),
-            Err(_) => Err(Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time")
-                .with_outcome(outcome)),
+            Err(_) => Err(too_late(outcome)),
         }
     }
 
@@ -315,6 +325,10 @@ impl<H: Send + Sync + 'static> Work<H> {
             _ => run.await,
         }
     }
+}
+
+fn too_late(outcome: Outcome) -> Problem {
+    Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time").with_outcome(outcome)
 }
 
 /// The idempotency key of a message, and who named it.
