@@ -263,6 +263,37 @@ async fn what_nobody_knows_stays_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_there_a_moment_ago_is_waited_for() {
+    let stack = Stack::start(&[]).await;
+    let client = stack.nats("events-worker").await;
+    let subscribe = async || {
+        let requests = client.queue_subscribe("events.*", "events".to_owned()).await.unwrap();
+        client.flush().await.unwrap();
+        requests
+    };
+    let answer_one = async |requests: &mut async_nats::Subscriber| {
+        let request = requests.next().await.unwrap();
+        let (headers, body) = done().unwrap();
+        client.publish_with_headers(request.reply.unwrap(), headers, body.to_string().into()).await.unwrap();
+    };
+    // The link is not fresh any more: what counts is that somebody answered.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let mut requests = subscribe().await;
+    let (answer, ()) = tokio::join!(timed(stack.look_up()), answer_one(&mut requests));
+    assert_eq!(answer.status, 200);
+    requests.unsubscribe().await.unwrap();
+    client.flush().await.unwrap();
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        let mut requests = subscribe().await;
+        answer_one(&mut requests).await;
+    };
+    let (answer, ()) = tokio::join!(timed(stack.look_up()), back);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.took >= Duration::from_millis(120), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_still_under_way_is_waited_for_whatever_else_is_tried() {
     let stack = Stack::start(&[]).await;
     // Takes one message, and is gone before it is sent again; its answer comes late.
@@ -421,7 +452,15 @@ async fn whatever_happens_between_gateway_and_broker_is_survived_without_a_resta
     .await;
     assert!(lost.elapsed() < Duration::from_secs(10), "mended after {:?}", lost.elapsed());
     proxy.set(Weather::Closed);
+    let losses = || stack.gateway.process.lines_with("lost the connection to NATS").len();
+    let before = losses();
     proxy.cut();
+    eventually("the loss is noticed", || async { losses() > before }).await;
+    assert_eq!(
+        timed(stack.get("/readyz")).await.status,
+        200,
+        "a moment without a link is no reason to leave"
+    );
     eventually("the gateway is not ready", || async { timed(stack.get("/readyz")).await.status == 503 })
         .await;
     proxy.set(Weather::Fair);
@@ -491,7 +530,12 @@ async fn a_database_in_the_dark_is_told_and_its_return_noticed() {
         .await;
     }
     // A server that is gone without a word, in the middle of writes that take every connection.
-    proxy.lose_server();
+    join_all((0..40).map(|_| timed(stack.create("Warm")))).await;
+    let losing = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        proxy.lose_server();
+    };
+    tokio::join!(losing, join_all((0..40).map(|_| timed(stack.create("Lost").header("Prefer", "wait=1")))));
     let lost = join_all((0..24).map(|_| timed(stack.create("Lost").header("Prefer", "wait=1"))));
     for answer in lost.await {
         assert!(matches!(answer.status, 201 | 503 | 504), "{answer:?}");

@@ -15,7 +15,8 @@ use crate::cluster;
 use crate::harness::compose::{Compose, Service};
 use crate::harness::eventually;
 use crate::harness::process::{Process, program};
-use crate::harness::stack::USER;
+use crate::harness::proxy::{Proxy, Weather};
+use crate::harness::stack::{Stack, USER, timed};
 use crate::harness::system::event;
 use crate::harness::walkthrough::Visitor;
 
@@ -181,6 +182,37 @@ async fn a_gateway_that_stops_says_so_before_it_closes() {
     let open = asked.elapsed();
     assert!(answered > 10 && open > Duration::from_millis(700), "{answered} answers in {open:?}");
     assert!(service.process.ended().await, "it ends badly");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaves_loses_nothing_that_is_on_its_way() {
+    let stack = Stack::start(&[]).await;
+    let _stays = stack.events_worker(&[]).await;
+    // Some milliseconds away, so that messages are on their way when it says that it leaves.
+    let proxy = Proxy::before(stack.compose.broker.port()).await;
+    proxy.set(Weather::Slow(Duration::from_millis(3)));
+    let url = [("EVENTBOARD_NATS_URL", format!("nats://127.0.0.1:{}", proxy.port()))];
+    let stop = AtomicBool::new(false);
+    let clients = futures_util::future::join_all((0..16).map(|_| async {
+        while !stop.load(Ordering::Relaxed) {
+            let answer = timed(stack.look_up()).await;
+            assert_eq!(answer.status, 404, "{answer:?}");
+        }
+    }));
+    let leaving = async {
+        for _ in 0..3 {
+            let worker = stack.events_worker(&url).await;
+            eventually("it has its share", || async { worker.process.lines_with("events.get").len() > 50 })
+                .await;
+            assert!(worker.down().await, "it ends badly");
+        }
+        // Whoever was lost would be sent again after two seconds.
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(clients, leaving);
+    let again = stack.gateway.process.lines_with("sent again");
+    assert!(again.is_empty(), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
