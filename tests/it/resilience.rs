@@ -529,22 +529,36 @@ async fn a_database_in_the_dark_is_told_and_its_return_noticed() {
         })
         .await;
     }
-    // A server that is gone without a word, in the middle of writes that take every connection.
-    join_all((0..40).map(|_| timed(stack.create("Warm")))).await;
-    let losing = async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        proxy.lose_server();
-    };
-    tokio::join!(losing, join_all((0..40).map(|_| timed(stack.create("Lost").header("Prefer", "wait=1")))));
-    let lost = join_all((0..24).map(|_| timed(stack.create("Lost").header("Prefer", "wait=1"))));
-    for answer in lost.await {
-        assert!(matches!(answer.status, 201 | 503 | 504), "{answer:?}");
-    }
-    eventually("places are given back", || async {
-        timed(stack.create("Found").header("Prefer", "wait=2")).await.status == 201
-    })
-    .await;
     assert_eq!(worker.process.lines_with("\"message\":\"ready\"").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_gone_without_a_word_keeps_no_connection() {
+    let stack = Stack::start(&[]).await;
+    let proxy = Proxy::before(stack.compose.postgres.port()).await;
+    let settings = [
+        ("EVENTBOARD_DATABASE_URL", format!("postgres://events@127.0.0.1:{}/events", proxy.port())),
+        ("EVENTBOARD_DATABASE_CONNECTIONS", "1".to_owned()),
+    ];
+    let _worker = stack.events_worker(&settings).await;
+    assert!(stack.works().await);
+    // As often as the worker has connections, and once more.
+    for round in 0..3 {
+        proxy.set(Weather::Slow(Duration::from_millis(20)));
+        // In the middle of a transaction, which takes several round trips.
+        let lose = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            proxy.lose_server();
+        };
+        let write = timed(stack.create("Lost").header("Prefer", "wait=1"));
+        let (answer, ()) = tokio::join!(write, lose);
+        assert!(matches!(answer.status, 503 | 504), "round {round}: {answer:?}");
+        proxy.set(Weather::Fair);
+        eventually("there is a connection again", || async {
+            timed(stack.create("Found").header("Prefer", "wait=2")).await.status == 201
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
