@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::http::header;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -135,7 +135,7 @@ async fn serve(
 fn router(gateway: Arc<Gateway>, status: &Status) -> Router {
     let jwks = {
         let gateway = Arc::clone(&gateway);
-        move || std::future::ready(jwks(gateway.verifier.keys()))
+        move |headers: HeaderMap| std::future::ready(jwks(gateway.verifier.keys(), &headers))
     };
     let limit = middleware::from_fn_with_state(Arc::clone(&gateway), limits::limit_address);
     Router::new()
@@ -150,10 +150,17 @@ fn router(gateway: Arc<Gateway>, status: &Status) -> Router {
         .merge(ops::health_routes(status))
 }
 
-fn jwks(keys: &PublicKeys) -> axum::response::Response {
+fn jwks(keys: &PublicKeys, headers: &HeaderMap) -> axum::response::Response {
     if !keys.are_known() {
         return Failed(Problem::new(ProblemType::Unavailable, "no key is known yet")).into_response();
     }
-    let headers = [(header::CONTENT_TYPE, "application/jwk-set+json"), (header::CACHE_CONTROL, JWKS_CACHE)];
-    (headers, keys.document()).into_response()
+    let tag = keys.document_tag();
+    let validators = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, JWKS_CACHE.to_owned())];
+    let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
+    let mut held = lines.flat_map(|line| line.split(',')).map(str::trim);
+    if held.any(|held| held == "*" || held.trim_start_matches("W/") == tag) {
+        return (StatusCode::NOT_MODIFIED, validators).into_response();
+    }
+    let media_type = [(header::CONTENT_TYPE, "application/jwk-set+json")];
+    (validators, media_type, keys.document()).into_response()
 }

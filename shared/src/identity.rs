@@ -135,6 +135,13 @@ impl PublicKeys {
         self.current.borrow().document.clone()
     }
 
+    /// The document's entity tag (RFC 9110 §8.8.3), quotes included.
+    pub fn document_tag(&self) -> String {
+        let digest = Sha256::digest(self.current.borrow().document.as_bytes());
+        let short: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("\"{short}\"")
+    }
+
     /// Waits until somebody met a key id that is not known.
     pub async fn refresh_requested(&self) {
         self.refresh.notified().await;

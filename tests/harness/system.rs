@@ -267,6 +267,11 @@ impl System {
         member(&self.post("/auth/signup", "", request).await.expect(201))
     }
 
+    /// Where databases and the signing key are.
+    pub fn data_dir(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// An access token as the auth worker would issue it to `member`, had they this role.
     pub fn token_with_role(&self, member: &Member, role: &str) -> String {
         let key = self.directory.path().join("signing-key.pem");

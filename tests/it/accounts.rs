@@ -13,6 +13,8 @@ on_both_databases!(
     bad_signups_name_their_rules,
     login_says_the_same_for_every_cause,
     refresh_rotates_and_logout_ends_the_session,
+    a_lost_answer_to_a_refresh_is_given_again,
+    a_replaced_refresh_token_ends_its_session,
     invitations_are_for_one_address_one_time_and_by_admins,
     only_our_own_untouched_tokens_are_accepted,
 );
@@ -105,11 +107,47 @@ async fn refresh_rotates_and_logout_ends_the_session(database: Database) {
     let newest = second.body["refreshToken"].as_str().unwrap();
     assert_ne!(newest, member.refresh);
     system.get("/auth/me", second.body["accessToken"].as_str().unwrap()).await.expect(200);
-    refresh(&member.refresh).await.expect(401);
     refresh("made-up").await.expect(401);
     system.post("/auth/logout", "", json!({ "refreshToken": newest })).await.expect(204);
     refresh(newest).await.expect(401);
     system.post("/auth/logout", "", json!({ "refreshToken": "made-up" })).await.expect(401);
+}
+
+/// The refresh token of an answer.
+fn successor(answer: &Answer) -> String {
+    answer.body["refreshToken"].as_str().unwrap().to_owned()
+}
+
+async fn a_lost_answer_to_a_refresh_is_given_again(database: Database) {
+    let system = System::start_on(database).await;
+    let member = system.found_organization().await;
+    let refresh = async |token: &str| {
+        system.post("/auth/refresh", "", json!({ "refreshToken": token })).await.expect(200)
+    };
+    // Several tabs at once, and one that comes a moment later: one rotation, one successor.
+    let tabs = futures_util::future::join_all((0..16).map(|_| refresh(&member.refresh))).await;
+    let newest = successor(&tabs[0]);
+    assert!(tabs.iter().all(|tab| successor(tab) == newest), "{tabs:?}");
+    let again = refresh(&member.refresh).await;
+    assert_eq!(successor(&again), newest);
+    system.get("/auth/me", again.body["accessToken"].as_str().unwrap()).await.expect(200);
+    assert_ne!(successor(&refresh(&newest).await), newest);
+}
+
+async fn a_replaced_refresh_token_ends_its_session(database: Database) {
+    let system = System::start_on(database).await;
+    let member = system.found_organization().await;
+    let refresh =
+        async |token: &str| system.post("/auth/refresh", "", json!({ "refreshToken": token })).await;
+    let second = successor(&refresh(&member.refresh).await.expect(200));
+    let third = successor(&refresh(&second).await.expect(200));
+    // A chain of two: whoever holds the first one has a copy.
+    refresh(&member.refresh).await.expect(401);
+    for token in [&third, &second, &member.refresh] {
+        refresh(token).await.expect(401);
+    }
+    // Other sessions of the same user go on.
+    system.login(&member.email, PASSWORD).await;
 }
 
 async fn invitations_are_for_one_address_one_time_and_by_admins(database: Database) {
@@ -179,6 +217,12 @@ async fn only_our_own_untouched_tokens_are_accepted(database: Database) {
     }
     system.get("/events", &admin.token).await.expect(200);
     let keys = system.get("/.well-known/jwks.json", "").await.expect(200);
+    let tag = keys.header("etag").to_owned();
+    for (held, status) in [(tag.as_str(), 304), (&format!("\"x\", W/{tag}"), 304), ("*", 304), ("\"x\"", 200)] {
+        let request = system.request(reqwest::Method::GET, "/.well-known/jwks.json", None);
+        let again = system.send(request.header("If-None-Match", held)).await.expect(status);
+        assert_eq!((again.header("etag"), again.header("cache-control")), (tag.as_str(), "public, max-age=60"));
+    }
     assert_eq!(keys.body["keys"][0]["kid"], header["kid"]);
     assert!(keys.body["keys"][0]["d"].is_null());
 }

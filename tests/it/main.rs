@@ -36,3 +36,4 @@ mod resilience;
 mod rolling;
 mod runner;
 mod storm;
+mod tokens;
