@@ -218,10 +218,14 @@ async fn only_our_own_untouched_tokens_are_accepted(database: Database) {
     system.get("/events", &admin.token).await.expect(200);
     let keys = system.get("/.well-known/jwks.json", "").await.expect(200);
     let tag = keys.header("etag").to_owned();
-    for (held, status) in [(tag.as_str(), 304), (&format!("\"x\", W/{tag}"), 304), ("*", 304), ("\"x\"", 200)] {
+    for (held, status) in [(tag.as_str(), 304), (&format!("\"x\", W/{tag}"), 304), ("*", 304), ("\"x\"", 200)]
+    {
         let request = system.request(reqwest::Method::GET, "/.well-known/jwks.json", None);
         let again = system.send(request.header("If-None-Match", held)).await.expect(status);
-        assert_eq!((again.header("etag"), again.header("cache-control")), (tag.as_str(), "public, max-age=60"));
+        assert_eq!(
+            (again.header("etag"), again.header("cache-control")),
+            (tag.as_str(), "public, max-age=60")
+        );
     }
     assert_eq!(keys.body["keys"][0]["kid"], header["kid"]);
     assert!(keys.body["keys"][0]["d"].is_null());

@@ -61,13 +61,10 @@ fn changed(original: &Value, name: &str, value: Value) -> Value {
 }
 
 fn headers(mint: &Mint) -> Vec<(String, String)> {
-    let other = Ed25519KeyPair::from_pkcs8(
-        Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap().as_ref(),
-    )
-    .unwrap();
-    let own = |key: &Ed25519KeyPair| {
-        json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(key.public_key().as_ref()) })
-    };
+    let other =
+        Ed25519KeyPair::from_pkcs8(Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap().as_ref())
+            .unwrap();
+    let own = |key: &Ed25519KeyPair| json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(key.public_key().as_ref()) });
     let mut cases: Vec<(String, String)> = [
         ("alg", json!("none")),
         ("alg", json!("None")),
@@ -177,7 +174,10 @@ fn shapes(token: &str, other: &str) -> Vec<(String, String)> {
         ("another token's signature", format!("{}.{}.{}", parts[0], parts[1], others[2])),
         ("another token's claims", format!("{}.{}.{}", parts[0], others[1], parts[2])),
         ("padding", format!("{token}==")),
-        ("another alphabet", format!("{}.{}.{}", parts[0], parts[1], parts[2].replace(['-', '_'], "+") + "+")),
+        (
+            "another alphabet",
+            format!("{}.{}.{}", parts[0], parts[1], parts[2].replace(['-', '_'], "+") + "+"),
+        ),
         ("two tokens", format!("{token} {token}")),
         ("too long", "x".repeat(5000)),
     ]

@@ -7,6 +7,9 @@ use super::{Auth, hasher_failure, new_session};
 
 impl Handle<Login> for Auth {
     async fn handle(&self, cx: &Context, request: LoginRequest) -> Result<SignedIn, Failure<LoginError>> {
+        if self.hasher.is_full() {
+            return Err(Failure::Overloaded);
+        }
         let known = self.store.credentials(&request.email).await?;
         let stored = known.as_ref().map(|(_, hash)| hash.clone());
         // An unknown address is verified against a hash nobody has the password of.

@@ -31,7 +31,9 @@ fn judge(token: RefreshToken, session: &Session, now: Timestamp) -> Verdict {
         _ if is_over => Verdict::Refused,
         std::cmp::Ordering::Equal => Verdict::Rotate,
         std::cmp::Ordering::Greater => Verdict::Refused,
-        std::cmp::Ordering::Less if in_grace && token.counter + 1 == session.counter => Verdict::SameSuccessor,
+        std::cmp::Ordering::Less if in_grace && token.counter + 1 == session.counter => {
+            Verdict::SameSuccessor
+        }
         std::cmp::Ordering::Less => Verdict::Reused,
     }
 }
