@@ -147,17 +147,23 @@ fn work(queue: &Receiver<Job>) {
 }
 
 fn perform(work: Work, deadline: Instant, memory: &mut Vec<Block>) {
-    // Nobody waits any more: the work would be for nothing.
-    let late = Instant::now() >= deadline;
     match work {
-        Work::Hash { password, salt, reply } if !reply.is_closed() => {
-            let _ = reply.send(if late { Err(HasherError::Expired) } else { hash(&password, &salt, memory) });
+        Work::Hash { password, salt, reply } => answer(reply, deadline, || hash(&password, &salt, memory)),
+        Work::Verify { password, stored, reply } => {
+            answer(reply, deadline, || verify(&password, &stored, memory));
         }
-        Work::Verify { password, stored, reply } if !reply.is_closed() => {
-            let result = if late { Err(HasherError::Expired) } else { verify(&password, &stored, memory) };
-            let _ = reply.send(result);
-        }
-        Work::Hash { .. } | Work::Verify { .. } => {}
+    }
+}
+
+/// Does `work` and sends what comes of it, unless nobody waits any more.
+fn answer<T>(
+    reply: oneshot::Sender<Result<T, HasherError>>,
+    deadline: Instant,
+    work: impl FnOnce() -> Result<T, HasherError>,
+) {
+    if !reply.is_closed() {
+        let result = if Instant::now() < deadline { work() } else { Err(HasherError::Expired) };
+        let _ = reply.send(result);
     }
 }
 

@@ -15,10 +15,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use database::DatabaseUrl;
 use shared::contract::auth::{AuthHandlers, SERVICE};
-use shared::health::DEPENDENCY_TIMEOUT;
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Caller, Connection, ConnectionDead, KeyDirectory, Server, watch_broker};
-use shared::ops::{AdminServer, Status};
+use shared::messaging::{Caller, Connection, KeyDirectory, Server, watch_broker, watch_jetstream};
+use shared::ops::{self, Status};
 use shared::settings::Environment;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -39,21 +38,16 @@ pub async fn run(
     ready: impl FnOnce(SocketAddr) + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
-    let address = admin.address();
-    let status = Status::new(&["broker", "database"], &shutdown);
-    let announce = || {
-        status.begin();
-        tracing::info!(admin = %address, "ready");
-        ready(address);
-    };
-    // Asked meanwhile, it says that it is not ready, and why.
-    admin.serve_while(&status, serve(config, &status, announce, shutdown)).await
+    let admin = config.admin;
+    ops::run_worker(admin, ready, &shutdown, |status, announce| {
+        serve(config, status, announce, shutdown.clone())
+    })
+    .await
 }
 
 async fn serve(
     config: Config,
-    status: &Status,
+    status: Status,
     announce: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -85,18 +79,11 @@ async fn serve(
     let server =
         Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier, None, health.clone());
     let published = Notify::new();
-    let (database, broker) = (&*store, &caller);
     let background = async {
         tokio::join!(
             directory.keep_published(&jwks, &published),
-            health.watch("database", || async move {
-                // Without the reason, which may name what is nobody else's business: /health is public.
-                let answer = database.ping().await.inspect_err(|error| tracing::debug!(%error, "no answer"));
-                answer.map(|()| None).map_err(|_| "cannot be reached")
-            }),
-            health.watch("jetstream", || async move {
-                broker.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None)
-            }),
+            health.watch_database(|| store.ping()),
+            watch_jetstream(&caller, health),
         )
     };
     let serve = async {
@@ -109,7 +96,6 @@ async fn serve(
     let served = tokio::select! {
         served = serve => served,
         dead = watch_broker(&caller, health) => Err(dead.into()),
-        () = caller.broken() => Err(ConnectionDead.into()),
         _ = background => Ok(()),
     };
     connection.close().await;

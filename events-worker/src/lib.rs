@@ -13,13 +13,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use database::DatabaseUrl;
 use shared::contract::events::{EventHandlers, SERVICE};
-use shared::health::DEPENDENCY_TIMEOUT;
 use shared::idempotency::Idempotency;
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{
-    Caller, Connection, ConnectionDead, KeyDirectory, LeaseBucket, Server, watch_broker,
+    Caller, Connection, KeyDirectory, LeaseBucket, Server, watch_broker, watch_jetstream,
 };
-use shared::ops::{AdminServer, Status};
+use shared::ops::{self, Status};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -36,21 +35,16 @@ pub async fn run(
     ready: impl FnOnce(SocketAddr) + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
-    let address = admin.address();
-    let status = Status::new(&["broker", "database"], &shutdown);
-    let announce = || {
-        status.begin();
-        tracing::info!(admin = %address, "ready");
-        ready(address);
-    };
-    // Asked meanwhile, it says that it is not ready, and why.
-    admin.serve_while(&status, serve(config, &status, announce, shutdown)).await
+    let admin = config.admin;
+    ops::run_worker(admin, ready, &shutdown, |status, announce| {
+        serve(config, status, announce, shutdown.clone())
+    })
+    .await
 }
 
 async fn serve(
     config: Config,
-    status: &Status,
+    status: Status,
     announce: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -82,19 +76,12 @@ async fn serve(
         health.clone(),
     );
     let directory = KeyDirectory::new(connection.clone());
-    let (database, broker) = (&*store, &caller);
     let background = async {
         tokio::join!(
             retention::forget_answers(&*store),
             directory.follow(Arc::clone(&keys)),
-            health.watch("database", || async move {
-                // Without the reason, which may name what is nobody else's business: /health is public.
-                let answer = database.ping().await.inspect_err(|error| tracing::debug!(%error, "no answer"));
-                answer.map(|()| None).map_err(|_| "cannot be reached")
-            }),
-            health.watch("jetstream", || async move {
-                broker.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None)
-            }),
+            health.watch_database(|| store.ping()),
+            watch_jetstream(&caller, health),
         )
     };
     let serve = async {
@@ -106,7 +93,6 @@ async fn serve(
     let served = tokio::select! {
         served = serve => served,
         dead = watch_broker(&caller, health) => Err(dead.into()),
-        () = caller.broken() => Err(ConnectionDead.into()),
         _ = background => Ok(()),
     };
     connection.close().await;

@@ -3,7 +3,7 @@
 use serde_json::from_str;
 use shared::contract::{Timestamp, auth, events};
 use shared::health::{Check, DEPENDENCY_TIMEOUT, Health, Status};
-use shared::messaging::Caller;
+use shared::messaging::{Caller, watch_jetstream};
 
 use crate::resilience::breaker::Position;
 use crate::upstream::Upstream;
@@ -14,10 +14,7 @@ const DATABASE: &str = "database";
 /// Looks at every dependency but the broker, again and again.
 pub(crate) async fn watch_dependencies(caller: &Caller, upstream: &Upstream, health: &Health) -> ! {
     let (never, ..) = tokio::join!(
-        health.watch(
-            "jetstream",
-            || async move { caller.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None) }
-        ),
+        watch_jetstream(caller, health),
         watch_worker(caller, health, auth::SERVICE, "auth-worker", "auth-database"),
         watch_worker(caller, health, events::SERVICE, "events-worker", "events-database"),
         health.watch("breakers", || async move {

@@ -22,7 +22,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use shared::contract::{Problem, ProblemType};
+use shared::contract::{Precondition, Problem, ProblemType};
 use shared::http::{self, Limits};
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{Caller, Connection, KeyDirectory, watch_broker};
@@ -120,9 +120,6 @@ async fn serve(
     };
     let served = tokio::select! {
         () = http::serve(listener, router, limits, closing.clone()) => Ok(()),
-        () = caller.broken() => {
-            Err(anyhow::anyhow!("the reply subscription ended; this process must be restarted"))
-        }
         dead = watch_broker(&caller, &status.health) => Err(dead.into()),
         () = close => Ok(()),
         () = announce => Ok(()),
@@ -155,10 +152,9 @@ fn jwks(keys: &PublicKeys, headers: &HeaderMap) -> axum::response::Response {
         return Failed(Problem::new(ProblemType::Unavailable, "no key is known yet")).into_response();
     }
     let tag = keys.document_tag();
-    let validators = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, JWKS_CACHE.to_owned())];
-    let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
-    let mut held = lines.flat_map(|line| line.split(',')).map(str::trim);
-    if held.any(|held| held == "*" || held.trim_start_matches("W/") == tag) {
+    let validators = [(header::ETAG, tag.to_string()), (header::CACHE_CONTROL, JWKS_CACHE.to_owned())];
+    let held = extract::precondition(headers, &header::IF_NONE_MATCH).ok().flatten();
+    if held.and_then(|held| Precondition::parse(&held)).is_some_and(|held| held.matches_weakly(tag)) {
         return (StatusCode::NOT_MODIFIED, validators).into_response();
     }
     let media_type = [(header::CONTENT_TYPE, "application/jwk-set+json")];

@@ -142,9 +142,8 @@ impl Upstream {
         payload: Bytes,
     ) -> (Result<Reply, Problem>, u32) {
         service.budget().count_request(Instant::now());
-        // Nothing is sent meanwhile, and no attempt is made beside another that waits for the same.
-        let back = self.caller.connection().is_back();
-        if !tokio::time::timeout_at(call.deadline, back).await.unwrap_or(false) {
+        // Before the first, so that no attempt is made beside another that waits for the same.
+        if !self.has_link(call.deadline).await {
             return (Err(CallError::NotConnected.into_problem(operation.repeat)), 0);
         }
         let patience = match operation.repeat {
@@ -211,6 +210,12 @@ impl Upstream {
         (outcome.unwrap_or_else(|| Err(CallError::TimedOut.into_problem(operation.repeat))), made)
     }
 
+    /// Whether the broker can be reached; waits for one that was lost a moment ago. Nothing is sent meanwhile.
+    async fn has_link(&self, deadline: Instant) -> bool {
+        let back = self.caller.connection().is_back();
+        tokio::time::timeout_at(deadline, back).await.unwrap_or(false)
+    }
+
     /// Whether the workers of a service, of whom none listens, did a moment ago, or may not have followed us to
     /// another broker yet. Whoever has been away for longer is not waited for.
     fn was_there(&self, service: &Service) -> bool {
@@ -261,9 +266,7 @@ impl Upstream {
         payload: Bytes,
         patience: Duration,
     ) -> Attempt {
-        // Nothing is sent meanwhile.
-        let back = self.caller.connection().is_back();
-        if !tokio::time::timeout_at(call.deadline, back).await.unwrap_or(false) {
+        if !self.has_link(call.deadline).await {
             return Attempt::Away;
         }
         let mut admitted = match gate.admit(&self.metrics) {

@@ -107,6 +107,20 @@ impl Health {
         }
     }
 
+    /// Looks at the database again and again. What is wrong is told without the reason, which may name what is
+    /// nobody else's business: `/health` is public.
+    pub async fn watch_database<E: std::fmt::Display, F>(&self, ping: impl Fn() -> F) -> !
+    where
+        F: Future<Output = Result<(), E>>,
+    {
+        let look = || async {
+            let answer =
+                ping().await.inspect_err(|error| tracing::debug!(%error, "no answer from the database"));
+            answer.map(|()| None).map_err(|_| "cannot be reached")
+        };
+        self.watch("database", look).await
+    }
+
     /// The last look at `name`.
     pub fn check(&self, name: &str) -> Option<Check> {
         self.lock().get(name).cloned()

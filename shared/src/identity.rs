@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::contract::auth::{OrganizationId, Role, SessionId, UserId};
-use crate::contract::{Access, Principal, Problem, ProblemType, Timestamp};
+use crate::contract::{Access, EntityTag, Principal, Problem, ProblemType, Timestamp};
 
 /// `iss` of every access token.
 pub const ISSUER: &str = "eventboard";
@@ -68,6 +68,7 @@ pub struct PublicKeys {
 struct KeySet {
     generation: u64,
     document: String,
+    tag: EntityTag,
     keys: HashMap<String, DecodingKey>,
 }
 
@@ -113,7 +114,9 @@ impl PublicKeys {
         if keys.is_empty() {
             return Err(KeySetError::NoUsableKey);
         }
-        let next = KeySet { generation: known.generation + 1, document: document.to_owned(), keys };
+        let [a, b, c, d, e, f, ..]: [u8; 32] = Sha256::digest(document).into();
+        let tag = EntityTag(i64::from_be_bytes([0, 0, a, b, c, d, e, f]));
+        let next = KeySet { generation: known.generation + 1, document: document.to_owned(), tag, keys };
         self.current.send_replace(Arc::new(next));
         Ok(())
     }
@@ -135,11 +138,9 @@ impl PublicKeys {
         self.current.borrow().document.clone()
     }
 
-    /// The document's entity tag (RFC 9110 §8.8.3), quotes included.
-    pub fn document_tag(&self) -> String {
-        let digest = Sha256::digest(self.current.borrow().document.as_bytes());
-        let short: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("\"{short}\"")
+    /// The document's validator: the same for every process that has the same keys.
+    pub fn document_tag(&self) -> EntityTag {
+        self.current.borrow().tag
     }
 
     /// Waits until somebody met a key id that is not known.

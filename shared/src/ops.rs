@@ -175,6 +175,33 @@ pub fn prepare_process() {
     }
 }
 
+/// Runs a worker's `serve`, with its admin port beside it from the first moment on: asked while it waits for a
+/// database or a broker, it says that it is not ready, and why. `serve` is given what to call once it is, which
+/// calls `ready` with the admin address.
+///
+/// # Errors
+/// A port that is taken, and what `serve` ends with.
+pub async fn run_worker<'a, E, F>(
+    admin: SocketAddr,
+    ready: impl FnOnce(SocketAddr) + Send + 'a,
+    shutdown: &CancellationToken,
+    serve: impl FnOnce(Status, Box<dyn FnOnce() + Send + 'a>) -> F,
+) -> Result<(), E>
+where
+    E: From<ListenError>,
+    F: Future<Output = Result<(), E>>,
+{
+    let admin = AdminServer::bind(admin, "EVENTBOARD_ADMIN").await?;
+    let (address, status) = (admin.address(), Status::new(&["broker", "database"], shutdown));
+    let begun = status.clone();
+    let announce = Box::new(move || {
+        begun.begin();
+        tracing::info!(admin = %address, "ready");
+        ready(address);
+    });
+    admin.serve_while(&status, serve(status.clone(), announce)).await
+}
+
 /// What a process ends with whose settings are wrong: `EX_CONFIG` of `sysexits.h`. Starting it again would
 /// not help.
 const EX_CONFIG: u8 = 78;

@@ -83,7 +83,7 @@ impl IdempotencyKey {
 }
 
 /// A strong entity tag: the version of the representation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EntityTag(pub i64);
 
 impl fmt::Display for EntityTag {

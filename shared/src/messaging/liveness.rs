@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{CallError, Caller};
-use crate::health::Health;
+use crate::health::{DEPENDENCY_TIMEOUT, Health};
 
 /// Between two messages to oneself.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,9 +22,22 @@ const PATIENCE: u32 = 3;
 #[error("the connection to NATS is up but carries no messages; this process must be restarted")]
 pub struct ConnectionDead;
 
-/// Keeps the check `broker` of `health` up to date. Returns once the connection is dead. A broker that is
-/// away is waited for: the library reconnects by itself.
+/// Keeps the check `broker` of `health` up to date. Returns once the connection is dead, or can bring no reply
+/// any more. A broker that is away is waited for: the library reconnects by itself.
 pub async fn watch_broker(caller: &Caller, health: &Health) -> ConnectionDead {
+    tokio::select! {
+        () = caller.broken() => ConnectionDead,
+        dead = watch_echoes(caller, health) => dead,
+    }
+}
+
+/// Keeps the check `jetstream` of `health` up to date.
+pub async fn watch_jetstream(caller: &Caller, health: &Health) -> ! {
+    let look = || async move { caller.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None) };
+    health.watch("jetstream", look).await
+}
+
+async fn watch_echoes(caller: &Caller, health: &Health) -> ConnectionDead {
     // Messages lost in a row, and whether the link they were lost on is one that was made for that reason.
     let (mut lost, mut renewed) = (0, false);
     loop {

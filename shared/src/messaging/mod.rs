@@ -19,6 +19,6 @@ pub use caller::{Call, CallError, Caller, Pong, Reply};
 pub use connection::{ConnectError, Connection, RECONNECT_GRACE};
 pub use key_directory::KeyDirectory;
 pub use leases::LeaseBucket;
-pub use liveness::{ConnectionDead, watch_broker};
+pub use liveness::{ConnectionDead, watch_broker, watch_jetstream};
 pub use provision::{ProvisionError, provision};
 pub use server::{ServeError, Server};
