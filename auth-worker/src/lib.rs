@@ -4,6 +4,7 @@ mod config;
 pub mod hasher;
 mod operations;
 mod passwords;
+mod revocations;
 mod seed;
 pub mod store;
 pub mod tokens;
@@ -16,8 +17,11 @@ use anyhow::Context as _;
 use database::DatabaseUrl;
 use shared::contract::auth::{AuthHandlers, SERVICE};
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Caller, Connection, KeyDirectory, Server, watch_broker, watch_jetstream};
+use shared::messaging::{
+    Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_jetstream,
+};
 use shared::ops::{self, Status};
+use shared::revocations::Revocations;
 use shared::settings::Environment;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -73,8 +77,11 @@ async fn serve(
     status.needs(&connection, &keys);
     let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
     let directory = KeyDirectory::new(connection.clone());
-    let handler = Arc::new(Auth::new(Arc::clone(&store), hasher, issuer));
-    let verifier = Arc::new(Verifier::new(keys));
+    let revoked = Arc::new(Notify::new());
+    let handler = Arc::new(Auth::new(Arc::clone(&store), hasher, issuer, Arc::clone(&revoked)));
+    let revocations = Revocations::unknown();
+    let revocation_bucket = RevocationBucket::new(caller.clone());
+    let verifier = Arc::new(Verifier::new(keys, Arc::clone(&revocations)));
     let health = &status.health;
     let server =
         Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier, None, health.clone());
@@ -82,14 +89,17 @@ async fn serve(
     let background = async {
         tokio::join!(
             directory.keep_published(&jwks, &published),
+            revocations::publish(&*store, &revocation_bucket, &revoked),
+            revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&caller, health),
         )
     };
     let serve = async {
         // Tokens that nobody can verify are of no use.
+        let prepared = async { tokio::join!(published.notified(), revocations.known()) };
         tokio::select! {
-            () = published.notified() => Ok(server.serve(announce, shutdown.clone()).await?),
+            _ = prepared => Ok(server.serve(announce, shutdown.clone()).await?),
             () = shutdown.cancelled() => Ok(()),
         }
     };

@@ -1,21 +1,28 @@
 //! What the auth worker does for each operation, one file each.
 
+mod change_password;
+mod end_session;
 mod invite;
 mod login;
 mod logout;
+mod logout_all;
 mod me;
+mod members;
 mod refresh;
+mod sessions;
 mod signup;
+mod update_member;
 
 use std::sync::Arc;
 
-use shared::contract::auth::{AuthHandlers, Secret, SessionId, SignedIn, User, UserId};
+use shared::contract::auth::{AuthHandlers, Secret, SessionId, SignedIn, UserId};
 use shared::contract::{Failure, Timestamp};
 use shared::identity::ACCESS_TOKEN_SECONDS;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::hasher::{Hasher, HasherError};
-use crate::store::{AuthStore, Session};
+use crate::store::{AuthStore, Owner, Session};
 use crate::tokens::{RefreshToken, SigningKeyError, TokenIssuer};
 
 /// A session ends this long after it began, however active: 30 days, in seconds.
@@ -28,24 +35,36 @@ pub(crate) struct Auth {
     store: Arc<dyn AuthStore>,
     hasher: Hasher,
     issuer: TokenIssuer,
+    /// Told of every revocation that is in the database.
+    revoked: Arc<Notify>,
 }
 
 impl AuthHandlers for Auth {}
 
 impl Auth {
-    pub(crate) fn new(store: Arc<dyn AuthStore>, hasher: Hasher, issuer: TokenIssuer) -> Self {
-        Self { store, hasher, issuer }
+    pub(crate) fn new(
+        store: Arc<dyn AuthStore>,
+        hasher: Hasher,
+        issuer: TokenIssuer,
+        revoked: Arc<Notify>,
+    ) -> Self {
+        Self { store, hasher, issuer, revoked }
+    }
+
+    /// Has everybody told of what was just revoked.
+    fn revoked(&self) {
+        self.revoked.notify_one();
     }
 
     /// The pair of tokens for `session` as it stands.
-    fn signed_in<E>(&self, user: User, session: &Session, now: Timestamp) -> Result<SignedIn, Failure<E>> {
+    fn signed_in<E>(&self, owner: Owner, session: &Session, now: Timestamp) -> Result<SignedIn, Failure<E>> {
         let newest = RefreshToken { session_id: session.id, counter: session.counter };
         let access_token = self
             .issuer
-            .access_token(&user, session.id, now)
+            .access_token(&owner, session.id, now)
             .map_err(|error: SigningKeyError| Failure::internal(&error))?;
         Ok(SignedIn {
-            user,
+            user: owner.user,
             access_token,
             refresh_token: self.issuer.refresh_token(newest),
             expires_in: ACCESS_TOKEN_SECONDS,
@@ -57,10 +76,17 @@ fn new_session(user_id: UserId, now: Timestamp) -> Session {
     Session {
         id: SessionId(Uuid::now_v7()),
         user_id,
+        created_at: now,
+        ended: false,
         counter: 0,
         rotated_at: now,
         expires_at: now.plus_seconds(SESSION_SECONDS),
     }
+}
+
+/// A token outlives its account.
+fn no_account<E>() -> Failure<E> {
+    Failure::Unauthenticated("the account of this access token does not exist any more")
 }
 
 fn hasher_failure<E>(error: HasherError) -> Failure<E> {

@@ -7,11 +7,17 @@ mod sqlite;
 use async_trait::async_trait;
 use database::StoreError;
 use shared::contract::Timestamp;
-use shared::contract::auth::{Account, Email, Organization, OrganizationId, Role, SessionId, User, UserId};
+use shared::contract::auth::{
+    Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
+};
+use shared::revocations::{REVOCATION_SECONDS, Revocation};
 use tokio::time::Instant;
 
 pub use postgres::PostgresAuthStore;
 pub use sqlite::SqliteAuthStore;
+
+/// How long a session that was ended is kept, in seconds: while its access tokens could be used.
+const KEPT_SECONDS: i64 = 2 * REVOCATION_SECONDS;
 
 /// The users, organisations, sessions and invitations. Every write takes a deadline, after which the
 /// server gives up too.
@@ -34,7 +40,11 @@ pub trait AuthStore: Send + Sync + 'static {
     /// A user with their organisation.
     async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError>;
 
-    /// Replaces a password hash, unless it has changed since `old` was read.
+    /// A user's password hash.
+    async fn password_hash(&self, user: UserId) -> Result<Option<String>, StoreError>;
+
+    /// Replaces a password hash by another one of the same password, unless it has changed since `old` was
+    /// read.
     async fn replace_password_hash(
         &self,
         user: UserId,
@@ -43,13 +53,36 @@ pub trait AuthStore: Send + Sync + 'static {
         deadline: Instant,
     ) -> Result<(), StoreError>;
 
-    /// Opens a session.
-    async fn open_session(&self, session: Session, deadline: Instant) -> Result<(), StoreError>;
+    /// Changes a password and ends the user's other sessions. `false` when the hash is not `old` any more.
+    async fn change_password(
+        &self,
+        change: PasswordChange<'_>,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<bool, StoreError>;
 
-    /// A session, with its user.
-    async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError>;
+    /// Opens a session for a user who has shown to know the password behind `password_hash`. `None` when that is
+    /// not the user's any more, or the user is disabled.
+    async fn open_session(
+        &self,
+        session: Session,
+        password_hash: &str,
+        deadline: Instant,
+    ) -> Result<Option<Owner>, StoreError>;
 
-    /// Counts a session's token up from `counter`. `false` when somebody else was faster.
+    /// A session, with its user. One that was ended may still be there.
+    async fn session(&self, id: SessionId) -> Result<Option<(Session, Owner)>, StoreError>;
+
+    /// The sessions of a user that were used after `used_after` and are not over, newest first, up to
+    /// [`MAX_LISTED_SESSIONS`].
+    async fn sessions(
+        &self,
+        user: UserId,
+        used_after: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Session>, StoreError>;
+
+    /// Counts a session's token up from `counter`. `false` when somebody else was faster, or it was ended.
     async fn rotate_session(
         &self,
         id: SessionId,
@@ -58,8 +91,37 @@ pub trait AuthStore: Send + Sync + 'static {
         deadline: Instant,
     ) -> Result<bool, StoreError>;
 
-    /// Ends a session. Ending it again changes nothing.
-    async fn close_session(&self, id: SessionId, deadline: Instant) -> Result<(), StoreError>;
+    /// Ends a session of this user's. `false` when there is none that could be ended.
+    async fn end_session(
+        &self,
+        user: UserId,
+        id: SessionId,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<bool, StoreError>;
+
+    /// Ends all sessions of a user.
+    async fn end_sessions(&self, user: UserId, now: Timestamp, deadline: Instant) -> Result<(), StoreError>;
+
+    /// What was revoked at `since` or later.
+    async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError>;
+
+    /// The members of an organisation after the one with this id, in the order of their ids.
+    async fn members(
+        &self,
+        organization: OrganizationId,
+        after: Option<UserId>,
+        limit: i64,
+    ) -> Result<Vec<Member>, StoreError>;
+
+    /// Changes what a member may do. Revokes the member's access tokens if anything changes, and ends the
+    /// sessions of one who is disabled.
+    async fn change_member(
+        &self,
+        change: MemberChange,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<Member, ChangeMemberError>;
 
     /// Whether an account has this address.
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError>;
@@ -123,6 +185,60 @@ pub enum CreateAccountError {
     Store(#[from] StoreError),
 }
 
+/// Sessions that are listed at most.
+pub const MAX_LISTED_SESSIONS: i64 = 100;
+
+/// A password that changes.
+#[derive(Debug, Clone, Copy)]
+pub struct PasswordChange<'a> {
+    /// Whose.
+    pub user: UserId,
+    /// The session that stays.
+    pub keep: SessionId,
+    /// The hash that was verified.
+    pub old: &'a str,
+    /// The new one.
+    pub new: &'a str,
+}
+
+/// What an administrator changes about a member; what is `None` stays.
+#[derive(Debug, Clone, Copy)]
+pub struct MemberChange {
+    /// The administrator.
+    pub by: UserId,
+    /// The organisation of both.
+    pub organization: OrganizationId,
+    /// The member.
+    pub member: UserId,
+    /// The new role.
+    pub role: Option<Role>,
+    /// Whether the member is locked out.
+    pub disabled: Option<bool>,
+}
+
+/// Why a member was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeMemberError {
+    /// The organisation has no such member.
+    #[error("no such member")]
+    NotFound,
+    /// Whoever wants to is no administrator any more.
+    #[error("not an administrator")]
+    NotPermitted,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Who a session belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub user: User,
+    /// The version that the user's new tokens carry.
+    pub token_version: i64,
+}
+
 /// A signed-in session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Session {
@@ -130,6 +246,10 @@ pub struct Session {
     pub id: SessionId,
     /// Whose.
     pub user_id: UserId,
+    /// When the user signed in.
+    pub created_at: Timestamp,
+    /// Whether it was ended before its time.
+    pub ended: bool,
     /// The number of the newest refresh token.
     pub counter: u32,
     /// When the newest refresh token was issued.

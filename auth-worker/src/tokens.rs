@@ -15,9 +15,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::contract::Timestamp;
-use shared::contract::auth::{Secret, SessionId, User};
+use shared::contract::auth::{Secret, SessionId};
 use shared::identity::{ACCESS_TOKEN_SECONDS, AUDIENCE, AccessClaims, ISSUER, TOKEN_TYPE};
 use uuid::Uuid;
+
+use crate::store::Owner;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";
@@ -126,13 +128,13 @@ impl TokenIssuer {
         .to_string()
     }
 
-    /// Signs an access token for `user` in `session`.
+    /// Signs an access token for the owner of `session`.
     ///
     /// # Errors
     /// [`SigningKeyError::Sign`].
     pub fn access_token(
         &self,
-        user: &User,
+        owner: &Owner,
         session: SessionId,
         now: Timestamp,
     ) -> Result<Secret, SigningKeyError> {
@@ -141,6 +143,7 @@ impl TokenIssuer {
             kid: Some(self.kid.clone()),
             ..Header::new(Algorithm::EdDSA)
         };
+        let user = &owner.user;
         let claims = AccessClaims {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
@@ -148,6 +151,7 @@ impl TokenIssuer {
             org: user.organization_id,
             role: user.role,
             sid: session,
+            ver: owner.token_version,
             email: user.email.as_str().to_owned(),
             iat: now.unix_seconds(),
             nbf: now.unix_seconds(),

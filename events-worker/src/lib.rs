@@ -16,9 +16,10 @@ use shared::contract::events::{EventHandlers, SERVICE};
 use shared::idempotency::Idempotency;
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{
-    Caller, Connection, KeyDirectory, LeaseBucket, Server, watch_broker, watch_jetstream,
+    Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_jetstream,
 };
 use shared::ops::{self, Status};
+use shared::revocations::Revocations;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -63,15 +64,17 @@ async fn serve(
     status.needs(&connection, &keys);
     let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
     let handler = Arc::new(Events::new(Arc::clone(&store)));
-    let verifier = Arc::new(Verifier::new(Arc::clone(&keys)));
-    let idempotency = Some(Arc::new(Idempotency::new(LeaseBucket::new(caller.clone()))));
+    let revocations = Revocations::unknown();
+    let revocation_bucket = RevocationBucket::new(caller.clone());
+    let verifier = Arc::new(Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)));
+    let idempotency = Some(Arc::new(Idempotency::new(Bucket::idempotency(caller.clone()))));
     let health = &status.health;
     let server = Server::new(
         connection.clone(),
         SERVICE,
         Events::bind(),
         handler,
-        verifier,
+        Arc::clone(&verifier),
         idempotency,
         health.clone(),
     );
@@ -80,13 +83,14 @@ async fn serve(
         tokio::join!(
             retention::forget_answers(&*store),
             directory.follow(Arc::clone(&keys)),
+            revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&caller, health),
         )
     };
     let serve = async {
         tokio::select! {
-            () = keys.known() => Ok(server.serve(announce, shutdown.clone()).await?),
+            () = verifier.ready() => Ok(server.serve(announce, shutdown.clone()).await?),
             () = shutdown.cancelled() => Ok(()),
         }
     };

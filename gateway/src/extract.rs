@@ -10,10 +10,11 @@ use serde_json::{Map, Value};
 use shared::contract::auth::UserId;
 use shared::contract::schema::parse_body;
 use shared::contract::{
-    Access, IdempotencyKey, Method, Operation, Precondition, Problem, ProblemType, RequestDecoder, Timestamp,
+    IdempotencyKey, Method, Operation, Precondition, Problem, ProblemType, RequestDecoder, Timestamp,
     Violation,
 };
 use shared::identity::Verifier;
+use tokio::time::Instant;
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,14 +38,13 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
 
 /// Verifies the caller, if the operation needs one; returns the `Authorization` value to forward, and whose
 /// it is.
-pub(crate) fn authorization(
+pub(crate) fn authorization<O: Operation>(
     headers: &HeaderMap,
-    access: Access,
     verifier: &Verifier,
-    now: Timestamp,
 ) -> Result<Option<(String, UserId)>, Problem> {
     let value = single(headers, &header::AUTHORIZATION)?;
-    let principal = verifier.authorize(access, value, now)?;
+    let (now, instant) = (Timestamp::now(), Instant::now());
+    let principal = verifier.authorize(O::ACCESS, O::REPEAT, value, now, instant)?;
     Ok(value.zip(principal).map(|(value, principal)| (value.to_owned(), principal.user_id)))
 }
 

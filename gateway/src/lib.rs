@@ -25,8 +25,9 @@ use axum::routing::get;
 use shared::contract::{Precondition, Problem, ProblemType};
 use shared::http::{self, Limits};
 use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Caller, Connection, KeyDirectory, watch_broker};
+use shared::messaging::{Caller, Connection, KeyDirectory, RevocationBucket, watch_broker};
 use shared::ops::{self, AdminServer, Status};
+use shared::revocations::Revocations;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -84,9 +85,11 @@ async fn serve(
     let keys = PublicKeys::unknown();
     status.needs(&connection, &keys);
     let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
+    let revocations = Revocations::unknown();
+    let revocation_bucket = RevocationBucket::new(caller.clone());
     let gateway = Arc::new(Gateway {
         upstream: Upstream::new(caller.clone(), config.max_in_flight, config.breakers),
-        verifier: Verifier::new(Arc::clone(&keys)),
+        verifier: Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)),
         users: Limiter::new("user", config.rate_limit_user),
         addresses: Limiter::new("ip", config.rate_limit_ip),
         trusted_hops: config.trusted_hops,
@@ -105,7 +108,7 @@ async fn serve(
         std::future::pending::<()>().await;
     };
     let announce = async {
-        keys.known().await;
+        gateway.verifier.ready().await;
         announce();
         std::future::pending::<()>().await;
     };
@@ -113,6 +116,7 @@ async fn serve(
     let background = async {
         tokio::join!(
             directory.follow(Arc::clone(&keys)),
+            revocation_bucket.follow(&revocations, &status.health),
             health::watch_dependencies(&caller, &gateway.upstream, &status.health),
             gateway.users.forget_quiet_clients(),
             gateway.addresses.forget_quiet_clients(),

@@ -17,7 +17,7 @@ use shared::contract::auth::UserId;
 use shared::contract::failure::PROBLEM_JSON;
 use shared::contract::{
     Access, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType, Repeat,
-    RequestDecoder, Timestamp,
+    RequestDecoder,
 };
 use shared::identity::Verifier;
 use shared::messaging::{Call, Reply};
@@ -92,7 +92,7 @@ async fn forward<O: Operation>(
     quota: &mut Option<Quoted>,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let caller = extract::authorization(&parts.headers, O::ACCESS, &gateway.verifier, Timestamp::now())?;
+    let caller = extract::authorization::<O>(&parts.headers, &gateway.verifier)?;
     if let Some((_, user)) = &caller {
         let (quoted, verdict) = gateway.users.count(user);
         *quota = quoted;

@@ -8,7 +8,6 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -27,6 +26,7 @@ use crate::contract::{
     ProblemType, Timestamp,
 };
 use crate::crash_point;
+use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 
 /// How long a duplicate waits for the run that is under way.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -46,38 +46,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MAX_RECORD: usize = 32 * 1024;
 /// Runs of others whose age is remembered.
 const MAX_SIGHTINGS: usize = 10_000;
-
-/// Where leases are kept: compare-and-set on one revision per key, read from the leader.
-#[async_trait]
-pub trait LeaseStore: Send + Sync + 'static {
-    /// The record under `key`, and its revision. A deleted record is `None` with a revision.
-    async fn read(&self, key: &str) -> Result<Option<Entry>, LeaseError>;
-
-    /// Writes `record` if the last revision under `key` is still `revision`; 0 stands for none.
-    async fn write(&self, key: &str, record: &[u8], revision: u64) -> Result<u64, LeaseError>;
-}
-
-/// A record as the store returns it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The bytes that were written; empty when it was deleted.
-    pub record: Bytes,
-    /// What the next write must name.
-    pub revision: u64,
-    /// When it was written, by the broker's clock.
-    pub written_at: Timestamp,
-}
-
-/// Why a lease could not be read or written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LeaseError {
-    /// Somebody else wrote first, or is about to.
-    #[error("somebody else was faster")]
-    Conflict,
-    /// There was no answer, or one that helps nobody. A write may have happened.
-    #[error("{0}")]
-    Unavailable(String),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -195,7 +163,7 @@ enum Turn {
 
 /// Grants one run per key, and remembers its answer.
 pub struct Idempotency {
-    store: Box<dyn LeaseStore>,
+    store: Box<dyn KeyValueStore>,
     waiters: Semaphore,
     paused_until: Mutex<Option<Instant>>,
     /// Runs of others, and since when this process has seen them at the same revision.
@@ -210,7 +178,7 @@ impl std::fmt::Debug for Idempotency {
 
 impl Idempotency {
     /// Leases in `store`.
-    pub fn new(store: impl LeaseStore) -> Self {
+    pub fn new(store: impl KeyValueStore) -> Self {
         Self {
             store: Box::new(store),
             waiters: Semaphore::new(MAX_WAITERS),
@@ -314,19 +282,19 @@ impl Idempotency {
                     self.resume();
                     return Ok(Turn::Run(Lease { key: key.to_owned(), record: running, revision }));
                 }
-                Err(LeaseError::Conflict) => None,
-                Err(LeaseError::Unavailable(error)) => Some(error),
+                Err(KeyValueError::Conflict) => None,
+                Err(KeyValueError::Unavailable(error)) => Some(error),
             };
             if Instant::now() >= give_up {
                 return Err(in_progress());
             }
             let entry = match (self.store.read(key).await, unanswered) {
                 (Ok(Some(entry)), _) => entry,
-                (Ok(None), Some(error)) | (Err(LeaseError::Unavailable(error)), _) => {
+                (Ok(None), Some(error)) | (Err(KeyValueError::Unavailable(error)), _) => {
                     return Ok(self.pause(&error));
                 }
                 // On its way to the other replicas: it will be there in a moment.
-                (Ok(None), None) | (Err(LeaseError::Conflict), _) => {
+                (Ok(None), None) | (Err(KeyValueError::Conflict), _) => {
                     tokio::time::sleep(jittered(POLL.0)).await;
                     revision = 0;
                     continue;

@@ -9,10 +9,12 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::contract::auth::{OrganizationId, Role, SessionId, UserId};
-use crate::contract::{Access, EntityTag, Principal, Problem, ProblemType, Timestamp};
+use crate::contract::{Access, EntityTag, Principal, Problem, ProblemType, Repeat, Timestamp};
+use crate::revocations::Revocations;
 
 /// `iss` of every access token.
 pub const ISSUER: &str = "eventboard";
@@ -26,7 +28,7 @@ pub const ACCESS_TOKEN_SECONDS: i64 = 15 * 60;
 /// The longest accepted token, in bytes.
 const MAX_TOKEN: usize = 4096;
 /// How far the clocks of two machines may differ, in seconds.
-const LEEWAY: i64 = 5;
+pub const LEEWAY: i64 = 5;
 /// Verified tokens kept, at about 200 bytes each.
 const CACHED_TOKENS: usize = 10_000;
 
@@ -45,6 +47,9 @@ pub struct AccessClaims {
     pub role: Role,
     /// The session.
     pub sid: SessionId,
+    /// The version of the user's tokens (ADR 15); older ones may have been revoked.
+    #[serde(default)]
+    pub ver: i64,
     /// The user's address.
     pub email: String,
     /// Issued at, Unix seconds.
@@ -155,6 +160,9 @@ pub enum TokenError {
     /// No key is known yet: nothing can be said about any token.
     #[error("no key is known yet")]
     NoKeys,
+    /// Nobody has looked yet which tokens are revoked.
+    #[error("what is revoked is not known yet")]
+    RevocationsUnknown,
     /// Not a JWT, or larger than 4 KiB.
     #[error("not a JWT")]
     Malformed,
@@ -173,19 +181,23 @@ pub enum TokenError {
     /// The token is too old or not valid yet.
     #[error("the token has expired or is not valid yet")]
     Time,
+    /// The session was ended, or what the user may do has changed.
+    #[error("the token is revoked")]
+    Revoked,
 }
 
 /// Verifies access tokens against the known keys, remembering those it has verified.
 #[derive(Debug)]
 pub struct Verifier {
     keys: Arc<PublicKeys>,
+    revocations: Arc<Revocations>,
     verified: Cache<[u8; 32], (u64, Principal)>,
 }
 
 impl Verifier {
-    /// A verifier that trusts `keys`.
-    pub fn new(keys: Arc<PublicKeys>) -> Self {
-        Self { keys, verified: Cache::new(CACHED_TOKENS) }
+    /// A verifier that trusts `keys`, but for what is among `revocations`.
+    pub fn new(keys: Arc<PublicKeys>, revocations: Arc<Revocations>) -> Self {
+        Self { keys, revocations, verified: Cache::new(CACHED_TOKENS) }
     }
 
     /// The keys this verifier trusts.
@@ -193,15 +205,24 @@ impl Verifier {
         &self.keys
     }
 
-    /// Verifies the caller of an operation with this access rule; public ones have none.
+    /// Waits until tokens can be verified at all.
+    pub async fn ready(&self) {
+        self.keys.known().await;
+        self.revocations.known().await;
+    }
+
+    /// Verifies the caller of an operation with these rules; public ones have none.
     ///
     /// # Errors
-    /// 401 without a valid token, 403 for another role, 503 while no key is known.
+    /// 401 without a valid token, 403 for another role, 503 while no key is known, or while a privileged
+    /// caller's token may have been revoked without our knowing.
     pub fn authorize(
         &self,
         access: Access,
+        repeat: Repeat,
         authorization: Option<&str>,
         now: Timestamp,
+        instant: Instant,
     ) -> Result<Option<Principal>, Problem> {
         if access == Access::Public {
             return Ok(None);
@@ -212,18 +233,27 @@ impl Verifier {
         let principal = self.verify_authorization(value, now).map_err(|error| {
             tracing::info!(%error, "refused a token");
             match error {
-                TokenError::NoKeys => {
-                    Problem::new(ProblemType::Unavailable, "no key to verify tokens with is known yet")
+                TokenError::NoKeys | TokenError::RevocationsUnknown => {
+                    Problem::new(ProblemType::Unavailable, "what verifies tokens is not known yet")
                 }
                 _ => Problem::new(ProblemType::Unauthenticated, "the access token is not valid"),
             }
         })?;
-        match access {
-            Access::Role(role) if principal.role != role => {
-                Err(Problem::new(ProblemType::Forbidden, format!("this needs the role {}", role.as_str())))
-            }
-            _ => Ok(Some(principal)),
+        if let Access::Role(role) = access
+            && principal.role != role
+        {
+            return Err(Problem::new(
+                ProblemType::Forbidden,
+                format!("this needs the role {}", role.as_str()),
+            ));
         }
+        let privileged =
+            matches!(access, Access::Role(_)) || (principal.role != Role::User && repeat != Repeat::Safe);
+        if privileged && self.revocations.are_stale(instant) {
+            let rule = "whether you may still do this cannot be seen at the moment";
+            return Err(Problem::new(ProblemType::Unavailable, rule));
+        }
+        Ok(Some(principal))
     }
 
     /// Verifies the value of an `Authorization` header; a scheme other than `Bearer` is malformed.
@@ -247,16 +277,22 @@ impl Verifier {
         if set.keys.is_empty() {
             return Err(TokenError::NoKeys);
         }
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some((generation, principal)) = self.verified.get(&digest)
-            && generation == set.generation
-        {
-            let alive = now.unix_seconds() < principal.expires_at.unix_seconds() + LEEWAY;
-            return if alive { Ok(principal) } else { Err(TokenError::Time) };
+        if !self.revocations.are_known() {
+            return Err(TokenError::RevocationsUnknown);
         }
-        let principal = self.verify_uncached(&set, token, now)?;
-        self.verified.insert(digest, (set.generation, principal.clone()));
-        Ok(principal)
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let principal = match self.verified.get(&digest) {
+            Some((generation, principal)) if generation == set.generation => {
+                let alive = now.unix_seconds() < principal.expires_at.unix_seconds() + LEEWAY;
+                if alive { principal } else { return Err(TokenError::Time) }
+            }
+            _ => {
+                let principal = self.verify_uncached(&set, token, now)?;
+                self.verified.insert(digest, (set.generation, principal.clone()));
+                principal
+            }
+        };
+        if self.revocations.revoke(&principal) { Err(TokenError::Revoked) } else { Ok(principal) }
     }
 
     fn verify_uncached(&self, set: &KeySet, token: &str, now: Timestamp) -> Result<Principal, TokenError> {
@@ -311,6 +347,7 @@ fn judge(claims: &AccessClaims, now: Timestamp) -> Result<Principal, TokenError>
         organization_id: claims.org,
         role: claims.role,
         session_id: claims.sid,
+        token_version: claims.ver,
         expires_at: Timestamp::from_unix_millis(claims.exp.saturating_mul(1000)).ok_or(TokenError::Time)?,
     })
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use auth_worker::store::Owner;
 use database::DatabaseSettings;
 use eventboard::broker::Broker;
 use eventboard::runner::provision;
@@ -37,6 +38,7 @@ pub struct System {
     client: Client,
     workers: HashMap<&'static str, Worker>,
     gateway: Option<Worker>,
+    more_gateways: Vec<Worker>,
     databases: HashMap<&'static str, Option<SecretString>>,
     directory: TempDir,
 }
@@ -143,6 +145,7 @@ impl System {
             client: Client::new(),
             workers: HashMap::from([("auth-worker", auth), ("events-worker", events)]),
             gateway: Some(gateway),
+            more_gateways: Vec::new(),
             databases,
             directory,
         }
@@ -164,6 +167,13 @@ impl System {
         let gateway = self.gateway.take().expect("a running gateway");
         gateway.stop.cancel();
         gateway.task.await.expect("the gateway ends").expect("the gateway ends well");
+    }
+
+    /// Starts a gateway beside the first one, and returns where it listens.
+    pub async fn start_another_gateway(&mut self) -> String {
+        let (gateway, addresses) = start_gateway(&self.broker.url()).await;
+        self.more_gateways.push(gateway);
+        format!("http://{}", addresses.http)
     }
 
     /// Starts a worker that was stopped.
@@ -287,7 +297,8 @@ impl System {
             created_at: now,
             updated_at: now,
         };
-        let token = issuer.access_token(&user, SessionId(uuid::Uuid::now_v7()), now).expect("a token");
+        let owner = Owner { user, token_version: 0 };
+        let token = issuer.access_token(&owner, SessionId(uuid::Uuid::now_v7()), now).expect("a token");
         token.expose().to_owned()
     }
 
@@ -316,7 +327,7 @@ impl System {
 
 impl Drop for System {
     fn drop(&mut self) {
-        for worker in self.workers.values().chain(&self.gateway) {
+        for worker in self.workers.values().chain(&self.gateway).chain(&self.more_gateways) {
             worker.stop.cancel();
         }
     }

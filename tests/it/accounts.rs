@@ -65,7 +65,7 @@ async fn bad_signups_name_their_rules(database: Database) {
     );
     assert_eq!(
         refused(json!({ "organizationName": "A b", "password": "Password1" })).await,
-        ["#/password blocked"]
+        ["#/password common"]
     );
     assert_eq!(refused(json!({ "invitation": "made up" })).await, ["#/invitation invalid"]);
     let both = json!({ "invitation": "x", "organizationName": "A b", "email": "nobody", "role": "ADMIN" });

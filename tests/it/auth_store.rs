@@ -1,14 +1,16 @@
 //! What every auth store promises, by itself: unique names, guards, one use. Both databases.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use auth_worker::store::{
-    AuthStore, CreateAccountError, Membership, NewAccount, NewInvitation, PostgresAuthStore, SeedUser,
-    Session, SqliteAuthStore,
+    AuthStore, ChangeMemberError, CreateAccountError, MemberChange, Membership, NewAccount, NewInvitation,
+    Owner, PasswordChange, PostgresAuthStore, SeedUser, Session, SqliteAuthStore,
 };
 use database::{DatabaseSettings, DatabaseUrl};
 use futures_util::future::join_all;
 use shared::contract::auth::{Email, Organization, OrganizationId, Role, SessionId, User, UserId};
+use shared::revocations::Revocation;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -21,9 +23,14 @@ on_both_databases!(
     of_racing_signups_one_wins_and_the_others_are_told_why,
     invitations_are_used_once_in_time_and_by_their_address,
     sessions_rotate_once_and_end,
+    sessions_are_listed_and_ended_together,
+    members_are_listed_and_changed,
     password_hashes_are_replaced_only_where_they_were_read,
     seeding_adds_what_is_missing,
 );
+
+/// Of the accounts that [`account`] makes.
+const HASH: &str = "$argon2id$first";
 
 async fn open(database: Database) -> (Arc<dyn AuthStore>, TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -48,7 +55,7 @@ fn account(name: &str, membership: Membership) -> NewAccount {
         id: UserId(Uuid::now_v7()),
         membership,
         email: email(name),
-        password_hash: "$argon2id$first".to_owned(),
+        password_hash: HASH.to_owned(),
         first_name: "Ada".to_owned(),
         last_name: "O'Neil-Größe".to_owned(),
         now: at("2026-01-01T00:00:00.123Z"),
@@ -59,10 +66,16 @@ fn session(user_id: UserId) -> Session {
     Session {
         id: SessionId(Uuid::now_v7()),
         user_id,
+        created_at: at("2026-01-01T00:00:00.123Z"),
+        ended: false,
         counter: 0,
         rotated_at: at("2026-01-01T00:00:00.123Z"),
         expires_at: at("2026-01-31T00:00:00Z"),
     }
+}
+
+fn owner(user: User) -> Owner {
+    Owner { user, token_version: 0 }
 }
 
 async fn found(store: &dyn AuthStore, name: &str, home: &str) -> Result<(User, Session), CreateAccountError> {
@@ -77,7 +90,7 @@ async fn accounts_are_found_by_address_and_id(database: Database) {
     assert_eq!((user.role, user.first_name.as_str()), (Role::Admin, "Ada"));
     assert_eq!((user.created_at, user.updated_at), (at("2026-01-01T00:00:00.123Z"), user.created_at));
     let known = store.credentials(&email("ada")).await.unwrap();
-    assert_eq!(known, Some((user.clone(), "$argon2id$first".to_owned())));
+    assert_eq!(known, Some((user.clone(), HASH.to_owned())));
     assert_eq!(store.credentials(&email("eve")).await.unwrap(), None);
     let account = store.account(user.id).await.unwrap().unwrap();
     assert_eq!(account.user, user);
@@ -85,7 +98,7 @@ async fn accounts_are_found_by_address_and_id(database: Database) {
     assert!(store.account(UserId(Uuid::now_v7())).await.unwrap().is_none());
     assert!(store.email_exists(&email("ada")).await.unwrap());
     assert!(!store.email_exists(&email("eve")).await.unwrap());
-    assert_eq!(store.session(session.id).await.unwrap(), Some((session, user)));
+    assert_eq!(store.session(session.id).await.unwrap(), Some((session, owner(user))));
 }
 
 async fn addresses_and_organisations_are_taken_once(database: Database) {
@@ -162,12 +175,13 @@ async fn invitations_are_used_once_in_time_and_by_their_address(database: Databa
 async fn sessions_rotate_once_and_end(database: Database) {
     let (store, _directory) = open(database).await;
     let (user, _) = found(&*store, "ada", "acme").await.unwrap();
+    let begin = async |session: Session| store.open_session(session, HASH, soon()).await.unwrap();
     let old = Session { expires_at: at("2026-01-05T00:00:00Z"), ..session(user.id) };
-    store.open_session(old, soon()).await.unwrap();
+    begin(old).await.unwrap();
     let current = Session { rotated_at: at("2026-01-10T00:00:00Z"), ..session(user.id) };
-    store.open_session(current, soon()).await.unwrap();
+    assert_eq!(begin(current).await, Some(owner(user.clone())));
     assert_eq!(store.session(old.id).await.unwrap(), None, "sessions that are over are removed by the way");
-    assert_eq!(store.session(current.id).await.unwrap(), Some((current, user.clone())));
+    assert_eq!(store.session(current.id).await.unwrap(), Some((current, owner(user.clone()))));
 
     let now = at("2026-01-11T00:00:00Z");
     let racers = (0..8).map(|_| store.rotate_session(current.id, 0, now, soon()));
@@ -176,11 +190,116 @@ async fn sessions_rotate_once_and_end(database: Database) {
     assert!(!store.rotate_session(current.id, 0, now, soon()).await.unwrap());
     assert!(!store.rotate_session(SessionId(Uuid::now_v7()), 0, now, soon()).await.unwrap());
     let rotated = Session { counter: 1, rotated_at: now, ..current };
-    assert_eq!(store.session(current.id).await.unwrap(), Some((rotated, user)));
-    for _ in 0..2 {
-        store.close_session(current.id, soon()).await.unwrap();
-        assert_eq!(store.session(current.id).await.unwrap(), None);
+    assert_eq!(store.session(current.id).await.unwrap(), Some((rotated, owner(user.clone()))));
+    let stranger = UserId(Uuid::now_v7());
+    assert!(!store.end_session(stranger, current.id, now, soon()).await.unwrap(), "not theirs");
+    assert!(store.end_session(user.id, current.id, now, soon()).await.unwrap());
+    assert!(!store.end_session(user.id, current.id, now, soon()).await.unwrap(), "it is over");
+    assert!(store.session(current.id).await.unwrap().unwrap().0.ended);
+    assert!(!store.rotate_session(current.id, 1, now, soon()).await.unwrap(), "what is over does not go on");
+}
+
+async fn sessions_are_listed_and_ended_together(database: Database) {
+    let (store, _directory) = open(database).await;
+    let (user, first) = found(&*store, "ada", "acme").await.unwrap();
+    let (eve, eves) = found(&*store, "eve", "other").await.unwrap();
+    let day = |day: u32| at(&format!("2026-01-{day:02}T00:00:00Z"));
+    let opened = async |rotated_at| {
+        let session = Session { rotated_at, ..session(user.id) };
+        store.open_session(session, HASH, soon()).await.unwrap().unwrap();
+        session
+    };
+    let (second, third) = (opened(day(3)).await, opened(day(2)).await);
+    let listed = async |used_after, now| -> Vec<SessionId> {
+        let sessions = store.sessions(user.id, used_after, now).await.unwrap();
+        sessions.iter().map(|session| session.id).collect()
+    };
+    assert_eq!(listed(day(1), day(4)).await, [second.id, third.id, first.id]);
+    assert_eq!(listed(day(2), day(4)).await, [second.id], "the others were not used for too long");
+    assert!(listed(day(1), day(31)).await.is_empty(), "their time is over");
+    let change = PasswordChange { user: user.id, keep: third.id, old: HASH, new: "$argon2id$new" };
+    let other = PasswordChange { old: "$argon2id$other", ..change };
+    assert!(!store.change_password(other, day(4), soon()).await.unwrap());
+    assert_eq!(listed(day(1), day(4)).await.len(), 3);
+    assert!(store.change_password(change, day(4), soon()).await.unwrap());
+    assert_eq!(listed(day(1), day(4)).await, [third.id]);
+    let late = store.open_session(session(user.id), HASH, soon()).await.unwrap();
+    assert_eq!(late, None, "the password is another one by now");
+    store.end_sessions(user.id, day(5), soon()).await.unwrap();
+    assert!(listed(day(1), day(6)).await.is_empty());
+    assert!(!store.session(eves.id).await.unwrap().unwrap().0.ended, "{eve:?}");
+    let revoked = |since| store.revocations(since);
+    let mut sessions = vec![Revocation::Session(first.id), Revocation::Session(second.id)];
+    let found = revoked(day(4)).await.unwrap();
+    sessions.push(Revocation::Session(third.id));
+    assert_eq!(HashSet::from_iter(found), HashSet::<Revocation>::from_iter(sessions));
+    assert_eq!(revoked(day(5)).await.unwrap(), [Revocation::Session(third.id)]);
+}
+
+async fn members_are_listed_and_changed(database: Database) {
+    let (store, _directory) = open(database).await;
+    let (admin, _) = found(&*store, "ada", "acme").await.unwrap();
+    let (stranger, _) = found(&*store, "eve", "other").await.unwrap();
+    let mut members = vec![admin.clone()];
+    for (token, name) in [(1, "bob"), (2, "cid")] {
+        let invitation = NewInvitation {
+            token_hash: [token; 32],
+            organization_id: admin.organization_id,
+            email: email(name),
+            role: Role::Admin,
+            created_by: admin.id,
+            expires_at: at("2026-01-02T00:00:00Z"),
+        };
+        store.create_invitation(invitation, soon()).await.unwrap();
+        let account = account(name, Membership::Invited([token; 32]));
+        let session = session(account.id);
+        members.push(store.create_account(account, session, soon()).await.unwrap());
     }
+    let (bob, cid) = (members[1].clone(), members[2].clone());
+    let page = async |after, limit| -> Vec<UserId> {
+        let page = store.members(admin.organization_id, after, limit).await.unwrap();
+        page.iter().map(|member| member.user.id).collect()
+    };
+    assert_eq!(page(None, 10).await, [admin.id, bob.id, cid.id]);
+    assert_eq!(page(None, 2).await, [admin.id, bob.id]);
+    assert_eq!(page(Some(bob.id), 2).await, [cid.id]);
+
+    let now = at("2026-01-03T00:00:00Z");
+    let change = MemberChange {
+        by: admin.id,
+        organization: admin.organization_id,
+        member: bob.id,
+        role: Some(Role::User),
+        disabled: None,
+    };
+    let apply = async |change| store.change_member(change, now, soon()).await;
+    let demoted = apply(change).await.unwrap();
+    assert_eq!((demoted.user.role, demoted.disabled_at, demoted.user.updated_at), (Role::User, None, now));
+    apply(change).await.unwrap();
+    assert_eq!(store.revocations(now).await.unwrap(), [Revocation::User(bob.id, 1)], "once");
+    for (refused, not_found) in [
+        (MemberChange { member: stranger.id, ..change }, true),
+        (MemberChange { organization: stranger.organization_id, ..change }, true),
+        (MemberChange { by: bob.id, member: cid.id, ..change }, false),
+        (MemberChange { by: stranger.id, member: cid.id, ..change }, false),
+    ] {
+        let refusal = apply(refused).await.unwrap_err();
+        assert_eq!(matches!(refusal, ChangeMemberError::NotFound), not_found, "{refused:?}: {refusal}");
+    }
+    let disable = MemberChange { role: None, disabled: Some(true), ..change };
+    assert_eq!(apply(disable).await.unwrap().disabled_at, Some(now));
+    let opened = store.open_session(session(bob.id), HASH, soon()).await.unwrap();
+    assert_eq!(opened, None, "who is locked out does not get in");
+    assert!(store.sessions(bob.id, at("2025-01-01T00:00:00Z"), now).await.unwrap().is_empty());
+    let enable = MemberChange { disabled: Some(false), ..disable };
+    assert_eq!(apply(enable).await.unwrap().disabled_at, None);
+    let owner = store.open_session(session(bob.id), HASH, soon()).await.unwrap().unwrap();
+    assert_eq!((owner.user.role, owner.token_version), (Role::User, 3));
+
+    // Two administrators who demote each other: one of them remains.
+    let demote = |by, member| apply(MemberChange { by, member, ..change });
+    let (first, second) = tokio::join!(demote(admin.id, cid.id), demote(cid.id, admin.id));
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
 }
 
 async fn password_hashes_are_replaced_only_where_they_were_read(database: Database) {

@@ -44,6 +44,14 @@ const PUBLISH: &str = "
 . . . . .  $JS.API.STREAM.MSG.DELETE.KV_idempotency
 . . . . .  $JS.API.STREAM.PURGE.KV_idempotency
 . . . + .  $JS.API.STREAM.CREATE.KV_idempotency
+. + . . .  $KV.revocations.session.ID
++ + + . .  $JS.API.STREAM.MSG.GET.KV_revocations
++ + + + +  $JS.API.STREAM.INFO.KV_revocations
+. . . . .  $JS.API.STREAM.PURGE.KV_revocations
+. . . . .  $JS.API.STREAM.MSG.DELETE.KV_revocations
+. + . . .  $KV.login-throttle.pair.HASH
+. + . . .  $JS.API.STREAM.MSG.GET.KV_login-throttle
+. . . . .  $JS.API.STREAM.PURGE.KV_login-throttle
 + + + . .  $JS.API.DIRECT.GET.KV_public-keys.$KV.public-keys.jwks
 . . . . .  $JS.API.DIRECT.GET.KV_public-keys
 + + + + +  $JS.API.STREAM.INFO.KV_public-keys

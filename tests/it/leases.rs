@@ -16,8 +16,9 @@ use shared::contract::{
     Answer, Context, CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, Outcome, Problem,
     ProblemType, Timestamp, TraceContext,
 };
-use shared::idempotency::{Entry, Idempotency, LeaseError, LeaseStore};
-use shared::messaging::{Caller, Connection, LeaseBucket};
+use shared::idempotency::Idempotency;
+use shared::key_value::{Entry, KeyValueError, KeyValueStore};
+use shared::messaging::{Bucket, Caller, Connection};
 use shared::settings::NatsSettings;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -60,11 +61,11 @@ impl Memory {
 }
 
 #[async_trait]
-impl LeaseStore for Memory {
-    async fn read(&self, key: &str) -> Result<Option<Entry>, LeaseError> {
+impl KeyValueStore for Memory {
+    async fn read(&self, key: &str) -> Result<Option<Entry>, KeyValueError> {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         if self.0.away.load(Ordering::Relaxed) {
-            return Err(LeaseError::Unavailable("away".to_owned()));
+            return Err(KeyValueError::Unavailable("away".to_owned()));
         }
         let hidden = |count: u32| count.checked_sub(1);
         if self.0.hidden_reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hidden).is_ok() {
@@ -73,21 +74,21 @@ impl LeaseStore for Memory {
         Ok(self.0.entries.lock().unwrap().get(key).cloned())
     }
 
-    async fn write(&self, key: &str, record: &[u8], revision: u64) -> Result<u64, LeaseError> {
+    async fn write(&self, key: &str, record: &[u8], revision: u64) -> Result<u64, KeyValueError> {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         if self.0.away.load(Ordering::Relaxed) {
-            return Err(LeaseError::Unavailable("away".to_owned()));
+            return Err(KeyValueError::Unavailable("away".to_owned()));
         }
         let mut entries = self.0.entries.lock().unwrap();
         if entries.get(key).map_or(0, |entry| entry.revision) != revision {
-            return Err(LeaseError::Conflict);
+            return Err(KeyValueError::Conflict);
         }
         let mut sequence = self.0.sequence.lock().unwrap();
         *sequence += 1;
         let entry = Entry { record: Bytes::copy_from_slice(record), revision: *sequence, written_at: now() };
         entries.insert(key.to_owned(), entry);
         if self.0.lose_acknowledgement.swap(false, Ordering::Relaxed) {
-            return Err(LeaseError::Unavailable("no answer in time".to_owned()));
+            return Err(KeyValueError::Unavailable("no answer in time".to_owned()));
         }
         Ok(*sequence)
     }
@@ -504,15 +505,15 @@ async fn keeps_its_promises(urls: &str, user: Option<&str>) {
         if user.is_empty() { settings } else { settings.with_user(user, broker::password(user)) }
     };
     let connection = Connection::open(&settings(user.unwrap_or("")), "events").await.unwrap();
-    let bucket = LeaseBucket::new(Caller::start(connection).await.unwrap());
+    let bucket = Bucket::idempotency(Caller::start(connection).await.unwrap());
     let key = |name: &str| format!("v1.{name}.{}", Uuid::now_v7());
     let chain = key("chain");
     assert_eq!(bucket.read(&chain).await.unwrap(), None);
     let first = bucket.write(&chain, b"one", 0).await.unwrap();
-    assert_eq!(bucket.write(&chain, b"two", 0).await, Err(LeaseError::Conflict));
+    assert_eq!(bucket.write(&chain, b"two", 0).await, Err(KeyValueError::Conflict));
     let second = bucket.write(&chain, b"two", first).await.unwrap();
     assert!(second > first);
-    assert_eq!(bucket.write(&chain, b"three", first).await, Err(LeaseError::Conflict));
+    assert_eq!(bucket.write(&chain, b"three", first).await, Err(KeyValueError::Conflict));
     let entry = bucket.read(&chain).await.unwrap().unwrap();
     assert_eq!((entry.record.as_ref(), entry.revision), (&b"two"[..], second));
     assert!((Timestamp::now().unix_millis() - entry.written_at.unix_millis()).abs() < 60_000);
@@ -524,13 +525,13 @@ async fn keeps_its_promises(urls: &str, user: Option<&str>) {
         }))
         .await;
         // A machine that is busy enough answers nobody in time, and then nothing is known.
-        let late = Err(LeaseError::Unavailable("no answer in time".to_owned()));
+        let late = Err(KeyValueError::Unavailable("no answer in time".to_owned()));
         let known: Vec<_> = racers.iter().filter(|(_, outcome)| *outcome != late).collect();
         let winners: Vec<_> = known.iter().filter(|(_, outcome)| outcome.is_ok()).collect();
         assert!(winners.len() <= 1 && (winners.len() == 1 || known.len() < racers.len()), "{racers:?}");
         // Everybody else is told that somebody was faster, whichever of the two codes it is.
         for (_, outcome) in known.iter().filter(|(_, outcome)| outcome.is_err()) {
-            assert_eq!(*outcome, Err(LeaseError::Conflict));
+            assert_eq!(*outcome, Err(KeyValueError::Conflict));
         }
         // Read at once, from whichever broker this connection has.
         if let Some((winner, _)) = winners.first() {
@@ -567,7 +568,7 @@ async fn a_missing_bucket_is_an_absent_store() {
     let directory = tempfile::tempdir().unwrap();
     let broker = broker::start(directory.path(), None).await;
     let connection = Connection::open(&NatsSettings::at(broker.url()), "events").await.unwrap();
-    let bucket = LeaseBucket::new(Caller::start(connection).await.unwrap());
-    assert!(matches!(bucket.read("v1.a").await, Err(LeaseError::Unavailable(_))));
-    assert!(matches!(bucket.write("v1.a", b"x", 0).await, Err(LeaseError::Unavailable(_))));
+    let bucket = Bucket::idempotency(Caller::start(connection).await.unwrap());
+    assert!(matches!(bucket.read("v1.a").await, Err(KeyValueError::Unavailable(_))));
+    assert!(matches!(bucket.write("v1.a", b"x", 0).await, Err(KeyValueError::Unavailable(_))));
 }

@@ -33,6 +33,7 @@ mod permissions;
 mod postgres;
 mod production;
 mod resilience;
+mod revocation;
 mod rolling;
 mod runner;
 mod storm;

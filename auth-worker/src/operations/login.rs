@@ -4,28 +4,36 @@ use shared::contract::auth::{Login, LoginError, LoginRequest, SignedIn};
 use shared::contract::{Context, Failure, Handle};
 
 use super::{Auth, hasher_failure, new_session};
+use crate::passwords;
 
 impl Handle<Login> for Auth {
     async fn handle(&self, cx: &Context, request: LoginRequest) -> Result<SignedIn, Failure<LoginError>> {
         if self.hasher.is_full() {
             return Err(Failure::Overloaded);
         }
-        let known = self.store.credentials(&request.email).await?;
-        let stored = known.as_ref().map(|(_, hash)| hash.clone());
-        // An unknown address is verified against a hash nobody has the password of.
-        let verified = self.hasher.verify(request.password.clone(), stored, cx.deadline).await;
-        let verified = verified.map_err(hasher_failure)?;
-        let (user, stored) = match known {
-            Some(known) if verified.matches => known,
-            _ => return Err(Failure::Refused(LoginError::InvalidCredentials)),
-        };
-        if verified.outdated {
-            let fresh = self.hasher.hash(request.password, cx.deadline).await.map_err(hasher_failure)?;
-            self.store.replace_password_hash(user.id, &stored, &fresh, cx.deadline).await?;
+        let password = passwords::composed(&request.password);
+        // Twice, because the hash may be replaced by one with today's parameters meanwhile.
+        for _ in 0..2 {
+            let known = self.store.credentials(&request.email).await?;
+            let stored = known.as_ref().map(|(_, hash)| hash.clone());
+            // An unknown address is verified against a hash nobody has the password of.
+            let verified = self.hasher.verify(password.clone(), stored, cx.deadline).await;
+            let verified = verified.map_err(hasher_failure)?;
+            let (user, stored) = match known {
+                Some(known) if verified.matches => known,
+                _ => break,
+            };
+            let session = new_session(user.id, cx.now);
+            let Some(owner) = self.store.open_session(session, &stored, cx.deadline).await? else {
+                continue;
+            };
+            if verified.outdated {
+                let fresh = self.hasher.hash(password.clone(), cx.deadline).await.map_err(hasher_failure)?;
+                self.store.replace_password_hash(user.id, &stored, &fresh, cx.deadline).await?;
+            }
+            tracing::info!(user_id = %user.id, "signed in");
+            return self.signed_in(owner, &session, cx.now);
         }
-        let session = new_session(user.id, cx.now);
-        self.store.open_session(session, cx.deadline).await?;
-        tracing::info!(user_id = %user.id, "signed in");
-        self.signed_in(user, &session, cx.now)
+        Err(Failure::Refused(LoginError::InvalidCredentials))
     }
 }

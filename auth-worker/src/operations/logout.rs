@@ -11,7 +11,11 @@ impl Handle<Logout> for Auth {
             .issuer
             .read_refresh_token(&request.refresh_token)
             .ok_or(Failure::Refused(RefreshError::InvalidToken))?;
-        self.store.close_session(token.session_id, cx.deadline).await?;
+        // One that is over already is what was wanted.
+        if let Some((session, _)) = self.store.session(token.session_id).await? {
+            self.store.end_session(session.user_id, session.id, cx.now, cx.deadline).await?;
+            self.revoked();
+        }
         Ok(NoContent {})
     }
 }

@@ -5,14 +5,11 @@ use std::convert::Infallible;
 use shared::contract::auth::{Account, Me, MeRequest};
 use shared::contract::{Context, Failure, Handle};
 
-use super::Auth;
+use super::{Auth, no_account};
 
 impl Handle<Me> for Auth {
     async fn handle(&self, cx: &Context, _request: MeRequest) -> Result<Account, Failure<Infallible>> {
         let principal = cx.principal()?;
-        self.store
-            .account(principal.user_id)
-            .await?
-            .ok_or(Failure::Unauthenticated("the account of this access token does not exist any more"))
+        self.store.account(principal.user_id).await?.ok_or_else(no_account)
     }
 }

@@ -25,7 +25,8 @@ enum Verdict {
 }
 
 fn judge(token: RefreshToken, session: &Session, now: Timestamp) -> Verdict {
-    let is_over = now >= session.expires_at || now >= session.rotated_at.plus_seconds(IDLE_SECONDS);
+    let is_over =
+        session.ended || now >= session.expires_at || now >= session.rotated_at.plus_seconds(IDLE_SECONDS);
     let in_grace = now < session.rotated_at.plus_seconds(GRACE_SECONDS);
     match token.counter.cmp(&session.counter) {
         _ if is_over => Verdict::Refused,
@@ -44,18 +45,19 @@ impl Handle<Refresh> for Auth {
         let token = self.issuer.read_refresh_token(&request.refresh_token).ok_or_else(refused)?;
         // Twice, because another one may have come with the same token and been faster.
         for _ in 0..2 {
-            let (mut session, user) = self.store.session(token.session_id).await?.ok_or_else(refused)?;
+            let (mut session, owner) = self.store.session(token.session_id).await?.ok_or_else(refused)?;
             match judge(token, &session, cx.now) {
                 Verdict::Rotate => {
                     if self.store.rotate_session(session.id, token.counter, cx.now, cx.deadline).await? {
                         session.counter += 1;
-                        return self.signed_in(user, &session, cx.now);
+                        return self.signed_in(owner, &session, cx.now);
                     }
                 }
-                Verdict::SameSuccessor => return self.signed_in(user, &session, cx.now),
+                Verdict::SameSuccessor => return self.signed_in(owner, &session, cx.now),
                 Verdict::Reused => {
-                    self.store.close_session(session.id, cx.deadline).await?;
-                    tracing::warn!(user_id = %user.id, "authn_token_reuse: a replaced refresh token was used again");
+                    self.store.end_session(session.user_id, session.id, cx.now, cx.deadline).await?;
+                    self.revoked();
+                    tracing::warn!(user_id = %session.user_id, "authn_token_reuse: a replaced refresh token was used again");
                     return Err(refused());
                 }
                 Verdict::Refused => return Err(refused()),
@@ -77,7 +79,8 @@ mod tests {
         let id = SessionId(Uuid::from_u128(1));
         let expires_at = rotated_at.plus_seconds(30 * 24 * 60 * 60);
         let user_id = UserId(Uuid::from_u128(2));
-        let session = Session { id, user_id, counter: 5, rotated_at, expires_at };
+        let created_at = rotated_at;
+        let session = Session { id, user_id, created_at, ended: false, counter: 5, rotated_at, expires_at };
         let week = IDLE_SECONDS;
         for (counter, seconds, expected) in [
             (5, 0, Verdict::Rotate),
@@ -96,6 +99,8 @@ mod tests {
             assert_eq!(verdict, expected, "token {counter} after {seconds} s");
         }
         let token = RefreshToken { session_id: id, counter: 5 };
+        let ended = Session { ended: true, ..session };
+        assert_eq!(judge(token, &ended, rotated_at), Verdict::Refused);
         let last = Session { expires_at: rotated_at.plus_seconds(60), ..session };
         assert_eq!(judge(token, &last, rotated_at.plus_seconds(60)), Verdict::Refused);
     }

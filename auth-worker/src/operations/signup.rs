@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Auth, hasher_failure, new_session, token_hash};
 use crate::passwords;
-use crate::store::{CreateAccountError, Membership, NewAccount};
+use crate::store::{CreateAccountError, Membership, NewAccount, Owner};
 
 impl Handle<Signup> for Auth {
     async fn handle(&self, cx: &Context, request: SignupRequest) -> Result<SignedIn, Failure<SignupError>> {
@@ -17,9 +17,8 @@ impl Handle<Signup> for Auth {
             request.last_name.as_str(),
             request.organization_name.as_deref().unwrap_or_default(),
         ];
-        if passwords::is_blocked(request.password.expose(), &request.email, &names) {
-            return Err(Failure::Refused(SignupError::PasswordBlocked));
-        }
+        let password = passwords::accept(&request.password, &request.email, &names)
+            .map_err(|refused| Failure::Refused(SignupError::Refused(refused)))?;
         let membership = match (request.organization_name, request.invitation) {
             (Some(name), _) => {
                 let slug = slug(&name).ok_or(Failure::Refused(SignupError::EmptySlug))?;
@@ -29,7 +28,7 @@ impl Handle<Signup> for Auth {
             (None, None) => return Err(Failure::Refused(SignupError::InvalidInvitation)),
         };
         // Hashed before anything is looked up: how long the answer takes says nothing about the address.
-        let password_hash = self.hasher.hash(request.password, cx.deadline).await.map_err(hasher_failure)?;
+        let password_hash = self.hasher.hash(password, cx.deadline).await.map_err(hasher_failure)?;
         let id = UserId(Uuid::now_v7());
         let session = new_session(id, cx.now);
         let account = NewAccount {
@@ -49,7 +48,7 @@ impl Handle<Signup> for Auth {
                 CreateAccountError::Store(error) => error.into(),
             })?;
         tracing::info!(user_id = %user.id, organization_id = %user.organization_id, "signed up");
-        self.signed_in(user, &session, cx.now)
+        self.signed_in(Owner { user, token_version: 0 }, &session, cx.now)
     }
 }
 

@@ -5,12 +5,22 @@ use std::path::Path;
 use async_trait::async_trait;
 use database::{OpenError, Sqlite, StoreError, StoredTime};
 use shared::contract::Timestamp;
-use shared::contract::auth::{Account, Email, Organization, Role, SessionId, User, UserId};
+use shared::contract::auth::{
+    Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
+};
+use shared::revocations::Revocation;
 use sqlx::SqliteConnection;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::rows::{AccountRow, CredentialsRow, GrantRow, SessionRow};
-use super::{AuthStore, CreateAccountError, Membership, NewAccount, NewInvitation, SeedUser, Session};
+use super::rows::{
+    AccountRow, CredentialsRow, GrantRow, MemberRow, OwnedSessionRow, OwnerRow, RevocationRow, SessionRow,
+    changed_member,
+};
+use super::{
+    AuthStore, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MAX_LISTED_SESSIONS, MemberChange,
+    Membership, NewAccount, NewInvitation, Owner, PasswordChange, SeedUser, Session,
+};
 
 /// Users and sessions in an SQLite file.
 #[derive(Debug, Clone)]
@@ -58,11 +68,48 @@ const SELECT_ACCOUNT: &str = "SELECT u.id, u.organization_id, u.email, u.first_n
      FROM users u JOIN organizations o ON o.id = u.organization_id WHERE u.id = ?";
 
 const SELECT_SESSION: &str = "SELECT u.id, u.organization_id, u.email, u.first_name, u.last_name, u.role, \
-     u.created_at, u.updated_at, s.id AS session_id, s.counter, s.rotated_at, s.expires_at \
+     u.created_at, u.updated_at, u.token_version, s.id AS session_id, s.user_id, s.counter, \
+     s.created_at AS begun_at, s.rotated_at, s.expires_at, s.ended_at \
      FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = ?";
 
-const ROTATE_SESSION: &str =
-    "UPDATE sessions SET counter = counter + 1, rotated_at = ? WHERE id = ? AND counter = ?";
+const LIST_SESSIONS: &str = "SELECT id AS session_id, user_id, counter, created_at AS begun_at, rotated_at, \
+     expires_at, ended_at FROM sessions \
+     WHERE user_id = ? AND ended_at IS NULL AND rotated_at > ? AND expires_at > ? \
+     ORDER BY rotated_at DESC, id DESC LIMIT ?";
+
+/// Held until the session is there: whoever changes the user meanwhile finds the session, and ends it.
+const SELECT_OWNER: &str = "SELECT id, organization_id, email, first_name, last_name, role, created_at, \
+     updated_at, token_version FROM users \
+     WHERE id = ? AND password_hash = ? AND disabled_at IS NULL";
+
+const END_SESSION: &str = "UPDATE sessions SET ended_at = ?, expires_at = ? \
+     WHERE id = ? AND user_id = ? AND ended_at IS NULL";
+
+const END_SESSIONS: &str = "UPDATE sessions SET ended_at = ?, expires_at = ? \
+     WHERE user_id = ? AND ended_at IS NULL";
+
+const END_OTHER_SESSIONS: &str = "UPDATE sessions SET ended_at = ?, expires_at = ? \
+     WHERE user_id = ? AND ended_at IS NULL AND id <> ?";
+
+const REVOKED_SESSIONS: &str = "SELECT id, NULL AS token_version FROM sessions WHERE ended_at >= ?";
+
+const REVOKED_VERSIONS: &str = "SELECT id, token_version FROM users WHERE tokens_revoked_at >= ?";
+
+const LIST_MEMBERS: &str = "SELECT id, organization_id, email, first_name, last_name, role, created_at, \
+     updated_at, disabled_at FROM users WHERE organization_id = ? AND id > ? ORDER BY id LIMIT ?";
+
+/// Both rows at once, and always in the same order: two who change each other do not wait for each other.
+const SELECT_MEMBERS: &str = "SELECT id, organization_id, email, first_name, last_name, role, created_at, \
+     updated_at, disabled_at FROM users WHERE organization_id = ? AND id IN (?, ?)";
+
+const UPDATE_MEMBER: &str = "UPDATE users SET role = ?, disabled_at = ?, updated_at = ?, \
+     token_version = token_version + 1, tokens_revoked_at = ? \
+     WHERE id = ? AND organization_id = ?";
+
+const CHANGE_PASSWORD: &str = "UPDATE users SET password_hash = ?, updated_at = ? \
+     WHERE id = ? AND password_hash = ?";
+
+const ROTATE_SESSION: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = ? WHERE id = ? AND counter = ? AND ended_at IS NULL";
 
 const USE_INVITATION: &str = "UPDATE invitations SET used_at = ?1 \
      WHERE token_hash = ?2 AND email = ?3 AND used_at IS NULL AND expires_at > ?1 \
@@ -153,18 +200,82 @@ impl AuthStore for SqliteAuthStore {
         transaction.commit().await
     }
 
-    async fn open_session(&self, session: Session, deadline: Instant) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
-        insert_session(&mut transaction, &session).await?;
-        transaction.commit().await
+    async fn password_hash(&self, user: UserId) -> Result<Option<String>, StoreError> {
+        let hash = sqlx::query_scalar("SELECT password_hash FROM users WHERE id = ?")
+            .bind(user.0)
+            .fetch_optional(&mut *self.database.reader().await?)
+            .await?;
+        Ok(hash)
     }
 
-    async fn session(&self, id: SessionId) -> Result<Option<(Session, User)>, StoreError> {
-        let row = sqlx::query_as::<_, SessionRow>(SELECT_SESSION)
+    async fn change_password(
+        &self,
+        change: PasswordChange<'_>,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
+        let mut transaction = self.database.begin(deadline).await?;
+        let changed = sqlx::query(CHANGE_PASSWORD)
+            .bind(change.new)
+            .bind(StoredTime(now))
+            .bind(change.user.0)
+            .bind(change.old)
+            .execute(&mut *transaction)
+            .await?;
+        if changed.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query(END_OTHER_SESSIONS)
+            .bind(StoredTime(now))
+            .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+            .bind(change.user.0)
+            .bind(change.keep.0)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    async fn open_session(
+        &self,
+        session: Session,
+        password_hash: &str,
+        deadline: Instant,
+    ) -> Result<Option<Owner>, StoreError> {
+        let mut transaction = self.database.begin(deadline).await?;
+        let owner = sqlx::query_as::<_, OwnerRow>(SELECT_OWNER)
+            .bind(session.user_id.0)
+            .bind(password_hash)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(owner) = owner else { return Ok(None) };
+        insert_session(&mut transaction, &session).await?;
+        transaction.commit().await?;
+        Ok(Some(owner.try_into()?))
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<(Session, Owner)>, StoreError> {
+        let row = sqlx::query_as::<_, OwnedSessionRow>(SELECT_SESSION)
             .bind(id.0)
             .fetch_optional(&mut *self.database.reader().await?)
             .await?;
-        row.map(SessionRow::try_into).transpose()
+        row.map(OwnedSessionRow::try_into).transpose()
+    }
+
+    async fn sessions(
+        &self,
+        user: UserId,
+        used_after: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Session>, StoreError> {
+        let rows = sqlx::query_as::<_, SessionRow>(LIST_SESSIONS)
+            .bind(user.0)
+            .bind(StoredTime(used_after))
+            .bind(StoredTime(now))
+            .bind(MAX_LISTED_SESSIONS)
+            .fetch_all(&mut *self.database.reader().await?)
+            .await?;
+        rows.into_iter().map(SessionRow::try_into).collect()
     }
 
     async fn rotate_session(
@@ -185,10 +296,92 @@ impl AuthStore for SqliteAuthStore {
         Ok(rotated.rows_affected() == 1)
     }
 
-    async fn close_session(&self, id: SessionId, deadline: Instant) -> Result<(), StoreError> {
+    async fn end_session(
+        &self,
+        user: UserId,
+        id: SessionId,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
-        sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.0).execute(&mut *transaction).await?;
+        let ended = sqlx::query(END_SESSION)
+            .bind(StoredTime(now))
+            .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+            .bind(id.0)
+            .bind(user.0)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(ended.rows_affected() == 1)
+    }
+
+    async fn end_sessions(&self, user: UserId, now: Timestamp, deadline: Instant) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(deadline).await?;
+        end_sessions(&mut transaction, user, now).await?;
         transaction.commit().await
+    }
+
+    async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
+        let mut connection = self.database.reader().await?;
+        let mut revocations = Vec::new();
+        for statement in [REVOKED_SESSIONS, REVOKED_VERSIONS] {
+            let rows = sqlx::query_as::<_, RevocationRow>(statement)
+                .bind(StoredTime(since))
+                .fetch_all(&mut *connection)
+                .await?;
+            revocations.extend(rows.into_iter().map(Revocation::from));
+        }
+        Ok(revocations)
+    }
+
+    async fn members(
+        &self,
+        organization: OrganizationId,
+        after: Option<UserId>,
+        limit: i64,
+    ) -> Result<Vec<Member>, StoreError> {
+        let rows = sqlx::query_as::<_, MemberRow>(LIST_MEMBERS)
+            .bind(organization.0)
+            .bind(after.map_or(Uuid::nil(), |after| after.0))
+            .bind(limit)
+            .fetch_all(&mut *self.database.reader().await?)
+            .await?;
+        rows.into_iter().map(MemberRow::try_into).collect()
+    }
+
+    async fn change_member(
+        &self,
+        change: MemberChange,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<Member, ChangeMemberError> {
+        let mut transaction = self.database.begin(deadline).await?;
+        let rows = sqlx::query_as::<_, MemberRow>(SELECT_MEMBERS)
+            .bind(change.organization.0)
+            .bind(change.by.0)
+            .bind(change.member.0)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(StoreError::from)?;
+        let (member, changed) = changed_member(rows, &change, now)?;
+        if !changed {
+            return Ok(member);
+        }
+        sqlx::query(UPDATE_MEMBER)
+            .bind(member.user.role.as_str())
+            .bind(member.disabled_at.map(StoredTime))
+            .bind(StoredTime(now))
+            .bind(StoredTime(now))
+            .bind(change.member.0)
+            .bind(change.organization.0)
+            .execute(&mut *transaction)
+            .await
+            .map_err(StoreError::from)?;
+        if member.disabled_at.is_some() {
+            end_sessions(&mut transaction, change.member, now).await?;
+        }
+        transaction.commit().await?;
+        Ok(member)
     }
 
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
@@ -289,9 +482,23 @@ async fn insert_session(connection: &mut SqliteConnection, session: &Session) ->
         .bind(session.id.0)
         .bind(session.user_id.0)
         .bind(session.counter)
-        .bind(StoredTime(session.rotated_at))
+        .bind(StoredTime(session.created_at))
         .bind(StoredTime(session.rotated_at))
         .bind(StoredTime(session.expires_at))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn end_sessions(
+    connection: &mut SqliteConnection,
+    user: UserId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(END_SESSIONS)
+        .bind(StoredTime(now))
+        .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+        .bind(user.0)
         .execute(connection)
         .await?;
     Ok(())

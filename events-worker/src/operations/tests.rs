@@ -77,6 +77,7 @@ fn principal() -> Principal {
         organization_id: OrganizationId(Uuid::now_v7()),
         role: Role::User,
         session_id: SessionId(Uuid::now_v7()),
+        token_version: 0,
         expires_at: Timestamp::now(),
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use shared::contract::auth::{Invite, Login, Logout, Me, Refresh, Signup};
+use shared::contract::auth::{
+    ChangePassword, EndSession, Invite, Login, Logout, LogoutAll, Me, Members, Refresh, Sessions, Signup,
+    UpdateMember,
+};
 
 use super::{Gateway, operation};
 
@@ -14,6 +17,12 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
         .merge(operation::<Login>())
         .merge(operation::<Refresh>())
         .merge(operation::<Logout>())
+        .merge(operation::<LogoutAll>())
         .merge(operation::<Me>())
+        .merge(operation::<ChangePassword>())
+        .merge(operation::<Sessions>())
+        .merge(operation::<EndSession>())
         .merge(operation::<Invite>())
+        .merge(operation::<Members>())
+        .merge(operation::<UpdateMember>())
 }

@@ -156,6 +156,8 @@ pub struct Principal {
     pub role: Role,
     /// The session the token belongs to.
     pub session_id: SessionId,
+    /// The version of the user's tokens: a role that changes makes a new one.
+    pub token_version: i64,
     /// When the token ends.
     pub expires_at: Timestamp,
 }

@@ -209,6 +209,7 @@ mod tests {
             organization_id: OrganizationId(Uuid::from_u128(2)),
             role,
             session_id: SessionId(Uuid::from_u128(3)),
+            token_version: 0,
             expires_at: Timestamp::from_unix_millis(0).unwrap(),
         }
     }

@@ -1,24 +1,26 @@
 //! The message path: one connection, a caller with its own reply multiplexer, a server of NATS services.
 
+mod bucket;
 mod caller;
 mod connection;
 mod discovery;
 pub mod headers;
 mod key_directory;
-mod leases;
 mod leaving;
 mod liveness;
 mod multiplexer;
 mod provision;
+mod revocation_bucket;
 mod server;
 
 /// Bytes of a message that its headers may take of the broker's limit.
 const HEADER_ALLOWANCE: usize = 8 * 1024;
 
+pub use bucket::Bucket;
 pub use caller::{Call, CallError, Caller, Pong, Reply};
 pub use connection::{ConnectError, Connection, RECONNECT_GRACE};
 pub use key_directory::KeyDirectory;
-pub use leases::LeaseBucket;
 pub use liveness::{ConnectionDead, watch_broker, watch_jetstream};
 pub use provision::{ProvisionError, provision};
+pub use revocation_bucket::RevocationBucket;
 pub use server::{ServeError, Server};

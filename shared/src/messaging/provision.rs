@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Connection;
 use crate::contract::{auth, events};
+use crate::revocations::REVOCATION_SECONDS;
 
 /// The bucket with the public keys.
 pub(super) const KEYS_BUCKET: &str = "public-keys";
@@ -17,6 +18,13 @@ pub(super) const KEYS_BUCKET: &str = "public-keys";
 pub(super) const IDEMPOTENCY_BUCKET: &str = "idempotency";
 /// How long a lease or answer is remembered: an hour more than the 24 that are promised.
 const IDEMPOTENCY_AGE: Duration = Duration::from_secs(25 * 60 * 60);
+
+/// The bucket with what is revoked.
+pub(super) const REVOCATIONS_BUCKET: &str = "revocations";
+/// The bucket with failed logins.
+pub(super) const THROTTLE_BUCKET: &str = "login-throttle";
+/// How long a failed login is remembered: much longer than the longest pause it leads to.
+const THROTTLE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Requests to JetStream are answered at once or not at all.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -80,9 +88,12 @@ async fn provision_once(connection: &Connection, replicas: usize) -> Result<(), 
         assert_commands_uncovered(connection, service).await?;
     }
     let jetstream = jetstream(connection);
+    let revocation_age = Duration::from_secs(REVOCATION_SECONDS.unsigned_abs());
     for (bucket, description, max_age) in [
         (KEYS_BUCKET, "The public keys that verify access tokens", Duration::ZERO),
         (IDEMPOTENCY_BUCKET, "Leases and answers of keyed writes", IDEMPOTENCY_AGE),
+        (REVOCATIONS_BUCKET, "Access tokens that are not accepted any more", revocation_age),
+        (THROTTLE_BUCKET, "Failed logins, by hashes", THROTTLE_AGE),
     ] {
         let bucket = kv::Config {
             bucket: bucket.to_owned(),

@@ -405,7 +405,8 @@ impl Arrival {
             None => Ok(None),
         };
         let authorization = headers::single(map, headers::AUTHORIZATION)?;
-        let principal = verifier.authorize(operation.access, authorization, self.now)?;
+        let (access, repeat) = (operation.access, operation.repeat);
+        let principal = verifier.authorize(access, repeat, authorization, self.now, self.received)?;
         Ok(Context {
             correlation_id: self.correlation_id.clone(),
             trace: self.trace,

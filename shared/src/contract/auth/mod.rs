@@ -1,11 +1,18 @@
 //! Operations and types of the auth service.
 
+mod change_password;
+mod end_session;
 mod invite;
 mod login;
 mod logout;
+mod logout_all;
 mod me;
+mod members;
+mod password;
 mod refresh;
+mod sessions;
 mod signup;
+mod update_member;
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,16 +27,26 @@ use uuid::Uuid;
 
 use super::{Response, Timestamp};
 
+pub use change_password::{ChangePassword, ChangePasswordError, ChangePasswordRequest};
+pub use end_session::{EndSession, EndSessionError, EndSessionRequest};
 pub use invite::{Invitation, Invite, InviteError, InviteRequest};
 pub use login::{Login, LoginError, LoginRequest};
 pub use logout::{Logout, LogoutRequest};
+pub use logout_all::{LogoutAll, LogoutAllRequest};
 pub use me::{Account, Me, MeRequest};
+pub use members::{Member, MemberPage, MemberPageMeta, Members, MembersError, MembersRequest};
+pub use password::RefusedPassword;
 pub use refresh::{Refresh, RefreshError, RefreshRequest};
+pub use sessions::{OpenSession, SessionList, Sessions, SessionsRequest};
 pub use signup::{Signup, SignupError, SignupRequest};
+pub use update_member::{UpdateMember, UpdateMemberError, UpdateMemberRequest};
 
 crate::service! {
     /// Everything the auth worker must answer.
-    AuthHandlers, "auth", [Signup, Login, Refresh, Logout, Me, Invite]
+    AuthHandlers, "auth", [
+        Signup, Login, Refresh, Logout, LogoutAll, Me, ChangePassword, Sessions, EndSession, Invite, Members,
+        UpdateMember,
+    ]
 }
 
 /// Largest body of an auth operation, in bytes.

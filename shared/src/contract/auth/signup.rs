@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{Email, MAX_AUTH_BODY, Secret, SignedIn};
+use super::{Email, MAX_AUTH_BODY, RefusedPassword, Secret, SignedIn};
 use crate::contract::{
     Access, Method, Operation, OperationError, Problem, ProblemType, Repeat, Request, Route, Violation,
 };
@@ -66,8 +66,8 @@ pub enum SignupError {
     OrganizationTaken,
     /// The invitation is unknown, used, expired, or for another address.
     InvalidInvitation,
-    /// The password is a common one, or made of what is known about the user.
-    PasswordBlocked,
+    /// The password must not be used.
+    Refused(RefusedPassword),
     /// The organisation's name has no letter or digit.
     EmptySlug,
 }
@@ -89,11 +89,7 @@ impl OperationError for SignupError {
                 "invalid",
                 "is unknown, used, expired, or meant for another e-mail address",
             )]),
-            Self::PasswordBlocked => Problem::invalid(vec![Violation::at(
-                "password",
-                "blocked",
-                "is among the most common passwords or made from your own data",
-            )]),
+            Self::Refused(refused) => refused.into_problem("password"),
             Self::EmptySlug => Problem::invalid(vec![Violation::at(
                 "organizationName",
                 "wrong_format",

@@ -1,0 +1,15 @@
+-- Access tokens carry the version of their user's tokens; what is lower than the newest is revoked.
+ALTER TABLE users
+    ADD COLUMN disabled_at       timestamptz,
+    ADD COLUMN token_version     bigint NOT NULL DEFAULT 0,
+    ADD COLUMN tokens_revoked_at timestamptz;
+
+CREATE INDEX users_by_revocation ON users (tokens_revoked_at) WHERE tokens_revoked_at IS NOT NULL;
+CREATE INDEX members_by_organization ON users (organization_id, id);
+DROP INDEX users_by_organization;
+
+-- A session that was ended is kept until its last access token is over by itself; expires_at then says until
+-- when.
+ALTER TABLE sessions ADD COLUMN ended_at timestamptz;
+
+CREATE INDEX sessions_by_end ON sessions (ended_at) WHERE ended_at IS NOT NULL;
