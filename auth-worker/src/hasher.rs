@@ -122,11 +122,6 @@ impl Hasher {
         Ok(Verified { matches: known && verified.matches, ..verified })
     }
 
-    /// Whether the queue is full. Asked first, a refusal costs nothing else.
-    pub fn is_full(&self) -> bool {
-        self.jobs.is_full()
-    }
-
     fn submit(&self, deadline: Instant, work: Work) -> Result<(), HasherError> {
         self.jobs.try_send(Job { deadline, work }).map_err(|error| match error {
             TrySendError::Full(_) => HasherError::Busy,

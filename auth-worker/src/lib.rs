@@ -7,6 +7,7 @@ mod passwords;
 mod revocations;
 mod seed;
 pub mod store;
+mod throttle;
 pub mod tokens;
 
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use database::DatabaseUrl;
 use shared::contract::auth::{AuthHandlers, SERVICE};
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{
-    Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_jetstream,
+    Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_jetstream,
 };
 use shared::ops::{self, Status};
 use shared::revocations::Revocations;
@@ -31,6 +32,7 @@ pub use config::Config;
 use hasher::Hasher;
 use operations::Auth;
 use store::{AuthStore, PostgresAuthStore, SqliteAuthStore};
+use throttle::Throttle;
 use tokens::TokenIssuer;
 
 /// Serves `auth.*` until `shutdown`. Calls `ready` with the admin address once requests are served.
@@ -61,8 +63,8 @@ async fn serve(
         () = shutdown.cancelled() => return Ok(()),
     };
     let cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let hasher = Hasher::start(config.password_threads.unwrap_or(cpus).get())
-        .context("cannot start the password threads")?;
+    let threads = config.password_threads.unwrap_or(cpus).get();
+    let hasher = Hasher::start(threads).context("cannot start the password threads")?;
     if config.demo {
         seed::seed(&*store, &hasher).await.context("cannot write the demo data")?;
     }
@@ -78,7 +80,9 @@ async fn serve(
     let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
     let directory = KeyDirectory::new(connection.clone());
     let revoked = Arc::new(Notify::new());
-    let handler = Arc::new(Auth::new(Arc::clone(&store), hasher, issuer, Arc::clone(&revoked)));
+    let failures = Arc::new(Bucket::login_throttle(caller.clone()));
+    let throttle = Throttle::new(issuer.derived_key("login throttle v1"), failures, threads);
+    let handler = Arc::new(Auth::new(Arc::clone(&store), hasher, throttle, issuer, Arc::clone(&revoked)));
     let revocations = Revocations::unknown();
     let revocation_bucket = RevocationBucket::new(caller.clone());
     let verifier = Arc::new(Verifier::new(keys, Arc::clone(&revocations)));

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::hasher::{Hasher, HasherError};
 use crate::store::{AuthStore, Owner, Session};
+use crate::throttle::{Guessed, Throttle};
 use crate::tokens::{RefreshToken, SigningKeyError, TokenIssuer};
 
 /// A session ends this long after it began, however active: 30 days, in seconds.
@@ -34,6 +35,7 @@ const IDLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 pub(crate) struct Auth {
     store: Arc<dyn AuthStore>,
     hasher: Hasher,
+    throttle: Throttle,
     issuer: TokenIssuer,
     /// Told of every revocation that is in the database.
     revoked: Arc<Notify>,
@@ -45,10 +47,11 @@ impl Auth {
     pub(crate) fn new(
         store: Arc<dyn AuthStore>,
         hasher: Hasher,
+        throttle: Throttle,
         issuer: TokenIssuer,
         revoked: Arc<Notify>,
     ) -> Self {
-        Self { store, hasher, issuer, revoked }
+        Self { store, hasher, throttle, issuer, revoked }
     }
 
     /// Has everybody told of what was just revoked.

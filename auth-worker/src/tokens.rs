@@ -29,6 +29,7 @@ const REFRESH_TOKEN: usize = 16 + 4 + 32;
 /// The key that signs, and what is derived from it.
 pub struct TokenIssuer {
     signing: EncodingKey,
+    secret: hmac::Key,
     refresh: hmac::Key,
     kid: String,
     public_key: Vec<u8>,
@@ -83,12 +84,11 @@ impl TokenIssuer {
         let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| SigningKeyError::Malformed)?;
         let public_key = pair.public_key().as_ref().to_vec();
         let seed = pair.seed().and_then(|seed| seed.as_be_bytes()).map_err(|_| SigningKeyError::Malformed)?;
-        // A key of its own for each purpose, so that no output of one says anything about the other.
-        let derived =
-            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref()), b"eventboard refresh tokens v1");
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref());
         Ok(Self {
             signing: EncodingKey::from_ed_der(&der),
-            refresh: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
+            refresh: derived_key(&secret, "refresh tokens v1"),
+            secret,
             kid: thumbprint(&public_key),
             public_key,
         })
@@ -113,6 +113,11 @@ impl TokenIssuer {
             file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         }
         Self::from_pem(&SecretString::from(std::fs::read_to_string(path).map_err(failed)?))
+    }
+
+    /// A key for `purpose`, the same for every worker that has the same signing key.
+    pub fn derived_key(&self, purpose: &str) -> hmac::Key {
+        derived_key(&self.secret, purpose)
     }
 
     /// The JWKS document (RFC 7517) with the public key; private members never get in.
@@ -182,6 +187,12 @@ impl TokenIssuer {
             counter: u32::from_be_bytes(counter.try_into().ok()?),
         })
     }
+}
+
+/// A key of its own for each purpose, so that no output of one says anything about the other.
+fn derived_key(secret: &hmac::Key, purpose: &str) -> hmac::Key {
+    let derived = hmac::sign(secret, format!("eventboard {purpose}").as_bytes());
+    hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
 }
 
 /// RFC 7638: the key's own hash as its id.

@@ -3,7 +3,6 @@
 pub(crate) mod auth;
 pub(crate) mod events;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,8 +15,8 @@ use bytes::Bytes;
 use shared::contract::auth::UserId;
 use shared::contract::failure::PROBLEM_JSON;
 use shared::contract::{
-    Access, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType, Repeat,
-    RequestDecoder,
+    Access, ClientNetwork, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType,
+    Repeat, RequestDecoder,
 };
 use shared::identity::Verifier;
 use shared::messaging::{Call, Reply};
@@ -46,7 +45,7 @@ pub(crate) struct Gateway {
     /// Requests by user.
     pub(crate) users: Limiter<UserId>,
     /// Requests by address.
-    pub(crate) addresses: Limiter<IpAddr>,
+    pub(crate) addresses: Limiter<ClientNetwork>,
     /// Proxies that tell the client's address.
     pub(crate) trusted_hops: usize,
 }
@@ -110,6 +109,7 @@ async fn forward<O: Operation>(
         idempotency_key: name_write(O::REPEAT, extract::idempotency_key(&parts.headers)?),
         if_match: extract::precondition(&parts.headers, &header::IF_MATCH)?,
         if_none_match: extract::precondition(&parts.headers, &header::IF_NONE_MATCH)?,
+        client_network: parts.extensions.get().copied().filter(|_| O::TELLS_CLIENT_NETWORK),
     };
     let payload = Bytes::from(serde_json::to_vec(&value).map_err(|error| Problem::internal(&error))?);
     let reply = gateway.upstream.call(description, &call, payload).await?;

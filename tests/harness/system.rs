@@ -38,7 +38,7 @@ pub struct System {
     client: Client,
     workers: HashMap<&'static str, Worker>,
     gateway: Option<Worker>,
-    more_gateways: Vec<Worker>,
+    more: Vec<Worker>,
     databases: HashMap<&'static str, Option<SecretString>>,
     directory: TempDir,
 }
@@ -136,7 +136,7 @@ impl System {
             start_worker("auth-worker", &url, directory.path(), &databases),
             start_worker("events-worker", &url, directory.path(), &databases)
         );
-        let (gateway, addresses) = start_gateway(&url).await;
+        let (gateway, addresses) = start_gateway(&url, 0).await;
         Self {
             nats: async_nats::connect(&url).await.expect("a connection of the test's own"),
             broker,
@@ -145,7 +145,7 @@ impl System {
             client: Client::new(),
             workers: HashMap::from([("auth-worker", auth), ("events-worker", events)]),
             gateway: Some(gateway),
-            more_gateways: Vec::new(),
+            more: Vec::new(),
             databases,
             directory,
         }
@@ -171,9 +171,24 @@ impl System {
 
     /// Starts a gateway beside the first one, and returns where it listens.
     pub async fn start_another_gateway(&mut self) -> String {
-        let (gateway, addresses) = start_gateway(&self.broker.url()).await;
-        self.more_gateways.push(gateway);
+        self.add_gateway(0).await
+    }
+
+    /// Starts a gateway that believes the last address in `X-Forwarded-For`.
+    pub async fn start_gateway_behind_a_proxy(&mut self) -> String {
+        self.add_gateway(1).await
+    }
+
+    async fn add_gateway(&mut self, trusted_hops: usize) -> String {
+        let (gateway, addresses) = start_gateway(&self.broker.url(), trusted_hops).await;
+        self.more.push(gateway);
         format!("http://{}", addresses.http)
+    }
+
+    /// Starts a worker beside the first one of its kind.
+    pub async fn start_another_worker(&mut self, name: &'static str) {
+        let worker = start_worker(name, &self.broker.url(), self.directory.path(), &self.databases).await;
+        self.more.push(worker);
     }
 
     /// Starts a worker that was stopped.
@@ -327,7 +342,7 @@ impl System {
 
 impl Drop for System {
     fn drop(&mut self) {
-        for worker in self.workers.values().chain(&self.gateway).chain(&self.more_gateways) {
+        for worker in self.workers.values().chain(&self.gateway).chain(&self.more) {
             worker.stop.cancel();
         }
     }
@@ -418,7 +433,7 @@ async fn start_worker(
     Worker { stop, task }
 }
 
-async fn start_gateway(url: &str) -> (Worker, gateway::Addresses) {
+async fn start_gateway(url: &str, trusted_hops: usize) -> (Worker, gateway::Addresses) {
     let stop = CancellationToken::new();
     let (ready, is_ready) = oneshot::channel();
     let config = gateway::Config {
@@ -432,7 +447,7 @@ async fn start_gateway(url: &str) -> (Worker, gateway::Addresses) {
         breakers: true,
         rate_limit_user: RateLimit::Off,
         rate_limit_ip: RateLimit::Off,
-        trusted_hops: 0,
+        trusted_hops,
         drain_delay: 0,
         env: Environment::Development,
     };

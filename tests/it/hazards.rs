@@ -59,6 +59,7 @@ fn call(patience: Duration) -> Call {
         idempotency_key: None,
         if_match: None,
         if_none_match: None,
+        client_network: None,
     }
 }
 

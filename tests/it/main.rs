@@ -26,6 +26,7 @@ mod hazards;
 mod isolation;
 mod leases;
 mod listing;
+mod login_throttle;
 mod messages;
 mod moderation;
 mod overload;

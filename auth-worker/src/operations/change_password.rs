@@ -3,7 +3,7 @@
 use shared::contract::auth::{ChangePassword, ChangePasswordError, ChangePasswordRequest};
 use shared::contract::{Context, Failure, Handle, NoContent};
 
-use super::{Auth, hasher_failure, no_account};
+use super::{Auth, Guessed, hasher_failure, no_account};
 use crate::passwords;
 use crate::store::PasswordChange;
 
@@ -20,8 +20,18 @@ impl Handle<ChangePassword> for Auth {
         let names = [user.first_name.as_str(), &user.last_name, &organization.name];
         let new = passwords::accept(&request.new_password, &user.email, &names)
             .map_err(|refused| Failure::Refused(ChangePasswordError::Refused(refused)))?;
+        let attempt = self.throttle.admit(&user.email, cx.client_network, cx.deadline).await;
+        let attempt =
+            attempt.map_err(|refusal| refusal.into_failure(ChangePasswordError::TooManyFailures))?;
         let current = passwords::composed(&request.current_password);
         let verified = self.hasher.verify(current, Some(old.clone()), cx.deadline).await;
+        attempt
+            .settle(match &verified {
+                Ok(verified) if verified.matches => Guessed::Right,
+                Ok(_) => Guessed::Wrong,
+                Err(_) => Guessed::NotTried,
+            })
+            .await;
         if !verified.map_err(hasher_failure)?.matches {
             return Err(Failure::Refused(ChangePasswordError::WrongPassword));
         }

@@ -3,14 +3,27 @@
 use shared::contract::auth::{Login, LoginError, LoginRequest, SignedIn};
 use shared::contract::{Context, Failure, Handle};
 
-use super::{Auth, hasher_failure, new_session};
+use super::{Auth, Guessed, hasher_failure, new_session};
 use crate::passwords;
 
 impl Handle<Login> for Auth {
     async fn handle(&self, cx: &Context, request: LoginRequest) -> Result<SignedIn, Failure<LoginError>> {
-        if self.hasher.is_full() {
-            return Err(Failure::Overloaded);
-        }
+        let attempt = self.throttle.admit(&request.email, cx.client_network, cx.deadline).await;
+        let attempt = attempt.map_err(|refusal| refusal.into_failure(LoginError::TooManyFailures))?;
+        let outcome = self.sign_in(cx, &request).await;
+        attempt
+            .settle(match &outcome {
+                Ok(_) => Guessed::Right,
+                Err(Failure::Refused(_)) => Guessed::Wrong,
+                Err(_) => Guessed::NotTried,
+            })
+            .await;
+        outcome
+    }
+}
+
+impl Auth {
+    async fn sign_in(&self, cx: &Context, request: &LoginRequest) -> Result<SignedIn, Failure<LoginError>> {
         let password = passwords::composed(&request.password);
         // Twice, because the hash may be replaced by one with today's parameters meanwhile.
         for _ in 0..2 {

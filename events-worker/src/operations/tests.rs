@@ -68,6 +68,7 @@ fn context() -> Context {
         if_match: None,
         if_none_match: None,
         principal: None,
+        client_network: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What surrounds one request: its ids, its verified caller, its deadline, its preconditions.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -145,6 +146,40 @@ impl Precondition {
     }
 }
 
+/// Where a client is: one IPv4 address, or the network that one subscriber of IPv6 has. Masked in `Debug`: it is
+/// personal data.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientNetwork(IpAddr);
+
+impl ClientNetwork {
+    /// The network of a client's address: a /56 of IPv6.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(address) => {
+                Self(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 56))))
+            }
+            v4 @ IpAddr::V4(_) => Self(v4),
+        }
+    }
+
+    /// Reads the first address of a network.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self::of)
+    }
+}
+
+impl fmt::Display for ClientNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for ClientNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientNetwork(…)")
+    }
+}
+
 /// The verified caller. Built from a verified access token and from nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
@@ -181,6 +216,8 @@ pub struct Context {
     pub if_none_match: Option<Precondition>,
     /// The verified caller; `None` on public operations.
     pub principal: Option<Principal>,
+    /// Where the client is, if a gateway has said so.
+    pub client_network: Option<ClientNetwork>,
 }
 
 impl Context {
@@ -230,6 +267,16 @@ mod tests {
         for bad in ["", "3", "\"3", "\"3\" \"4\"", "\"3\","] {
             assert_eq!(Precondition::parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn one_subscriber_of_ipv6_has_one_network() {
+        let network = |text: &str| ClientNetwork::parse(text).unwrap().to_string();
+        assert_eq!(network("2001:db8:1:2ff:a:b:c:d"), "2001:db8:1:200::");
+        assert_eq!(network("2001:db8:1:2aa::1"), network("2001:db8:1:2bb::1"));
+        assert_ne!(network("2001:db8:1:2aa::1"), network("2001:db8:1:3aa::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(ClientNetwork::parse("192.0.2.1/32"), None);
     }
 
     proptest! {

@@ -24,7 +24,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-pub use context::{Context, CorrelationId, EntityTag, IdempotencyKey, Precondition, Principal};
+pub use context::{
+    ClientNetwork, Context, CorrelationId, EntityTag, IdempotencyKey, Precondition, Principal,
+};
 pub use failure::{Failure, OperationError, Outcome, Problem, ProblemType, Violation};
 pub use keyed::{HandleKeyed, Keepable, KeptAnswer, KeptAnswers, KeyOrigin, KeyedWrite, NoReplay};
 pub use schema::RequestDecoder;
@@ -142,6 +144,8 @@ pub trait Operation: Send + Sync + 'static {
     const STATUS: u16 = 200;
     /// The largest accepted body, in bytes.
     const MAX_BODY: usize = 64 * 1024;
+    /// Whether the worker is told where the client is, because it counts attempts by that.
+    const TELLS_CLIENT_NETWORK: bool = false;
 
     /// What the caller sends.
     type Request: Request;

@@ -14,8 +14,8 @@ use super::multiplexer::{Multiplexer, NoReply, Pending};
 use super::provision::KEYS_BUCKET;
 use super::{Connection, HEADER_ALLOWANCE, headers};
 use crate::contract::{
-    CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat, Timestamp,
-    TraceContext,
+    ClientNetwork, CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat,
+    Timestamp, TraceContext,
 };
 
 /// Calls operations over the broker.
@@ -42,6 +42,8 @@ pub struct Call {
     pub if_match: Option<String>,
     /// The client's `If-None-Match` value.
     pub if_none_match: Option<String>,
+    /// Where the client is, for operations that count attempts.
+    pub client_network: Option<ClientNetwork>,
 }
 
 /// A worker's answer, good or bad.
@@ -270,6 +272,7 @@ fn request_headers(call: &Call, now: Timestamp, instant: Instant) -> HeaderMap {
         (headers::IDEMPOTENCY_KEY_ORIGIN, minted.then(|| "gateway".to_owned())),
         (headers::IF_MATCH, call.if_match.clone()),
         (headers::IF_NONE_MATCH, call.if_none_match.clone()),
+        (headers::CLIENT_NETWORK, call.client_network.map(|network| network.to_string())),
     ];
     for (name, value) in optional {
         if let Some(value) = value {

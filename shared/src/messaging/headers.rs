@@ -26,6 +26,8 @@ pub const AUTHORIZATION: &str = "Authorization";
 pub const TRACEPARENT: &str = "traceparent";
 /// W3C Baggage; holds the correlation id only.
 pub const BAGGAGE: &str = "baggage";
+/// Where the client is, for operations that count attempts: an address, the first one of its network.
+pub const CLIENT_NETWORK: &str = "X-Client-Network";
 /// Milliseconds the caller still waits.
 pub const BUDGET: &str = "X-Budget-Ms";
 /// The Unix time in milliseconds at which the caller stops waiting.

@@ -89,18 +89,20 @@ async fn provision_once(connection: &Connection, replicas: usize) -> Result<(), 
     }
     let jetstream = jetstream(connection);
     let revocation_age = Duration::from_secs(REVOCATION_SECONDS.unsigned_abs());
-    for (bucket, description, max_age) in [
-        (KEYS_BUCKET, "The public keys that verify access tokens", Duration::ZERO),
-        (IDEMPOTENCY_BUCKET, "Leases and answers of keyed writes", IDEMPOTENCY_AGE),
-        (REVOCATIONS_BUCKET, "Access tokens that are not accepted any more", revocation_age),
-        (THROTTLE_BUCKET, "Failed logins, by hashes", THROTTLE_AGE),
+    let (file, memory) = (stream::StorageType::File, stream::StorageType::Memory);
+    for (bucket, description, max_age, storage) in [
+        (KEYS_BUCKET, "The public keys that verify access tokens", Duration::ZERO, file),
+        (IDEMPOTENCY_BUCKET, "Leases and answers of keyed writes", IDEMPOTENCY_AGE, file),
+        (REVOCATIONS_BUCKET, "Access tokens that are not accepted any more", revocation_age, file),
+        // Written for each login, and no loss but to whoever guesses: not worth a disk.
+        (THROTTLE_BUCKET, "Failed logins, by hashes", THROTTLE_AGE, memory),
     ] {
         let bucket = kv::Config {
             bucket: bucket.to_owned(),
             description: description.to_owned(),
             history: 1,
             max_age,
-            storage: stream::StorageType::File,
+            storage,
             num_replicas: replicas,
             ..kv::Config::default()
         };

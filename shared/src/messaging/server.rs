@@ -19,8 +19,8 @@ use super::provision::assert_commands_uncovered;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
 use crate::contract::failure::{Outcome, PROBLEM_JSON, ProblemBody};
 use crate::contract::{
-    Answer, Context, CorrelationId, Decoded, Description, Endpoint, IdempotencyKey, KeyOrigin, KeyedWrite,
-    Precondition, Problem, ProblemType, Repeat, Timestamp, TraceContext,
+    Answer, ClientNetwork, Context, CorrelationId, Decoded, Description, Endpoint, IdempotencyKey, KeyOrigin,
+    KeyedWrite, Precondition, Problem, ProblemType, Repeat, Timestamp, TraceContext,
 };
 use crate::crash_point;
 use crate::health::Health;
@@ -416,6 +416,7 @@ impl Arrival {
             if_match: precondition(headers::IF_MATCH)?,
             if_none_match: precondition(headers::IF_NONE_MATCH)?,
             principal,
+            client_network: headers::single(map, headers::CLIENT_NETWORK)?.and_then(ClientNetwork::parse),
         })
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::login::too_many_failures;
 use super::{MAX_AUTH_BODY, RefusedPassword, Secret};
 use crate::contract::{
     Access, Method, NoContent, Operation, OperationError, Problem, ProblemType, Repeat, Request, Route,
@@ -32,6 +33,8 @@ impl Request for ChangePasswordRequest {}
 pub enum ChangePasswordError {
     /// The current password is another one.
     WrongPassword,
+    /// Too many failures before; the next attempt may come after this time.
+    TooManyFailures(Duration),
     /// The new one must not be used.
     Refused(RefusedPassword),
 }
@@ -44,6 +47,7 @@ impl OperationError for ChangePasswordError {
             Self::WrongPassword => {
                 Problem::new(ProblemType::InvalidCredentials, "the current password is another one")
             }
+            Self::TooManyFailures(pause) => too_many_failures(pause),
             Self::Refused(refused) => refused.into_problem("newPassword"),
         }
     }
@@ -58,6 +62,7 @@ impl Operation for ChangePassword {
     const REPEAT: Repeat = Repeat::Never;
     const STATUS: u16 = 204;
     const MAX_BODY: usize = MAX_AUTH_BODY;
+    const TELLS_CLIENT_NETWORK: bool = true;
     type Request = ChangePasswordRequest;
     type Response = NoContent;
     type Error = ChangePasswordError;

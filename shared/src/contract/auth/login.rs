@@ -31,6 +31,8 @@ impl Request for LoginRequest {}
 pub enum LoginError {
     /// Unknown address or wrong password.
     InvalidCredentials,
+    /// Too many failures before; the next attempt may come after this time.
+    TooManyFailures(Duration),
 }
 
 impl OperationError for LoginError {
@@ -41,8 +43,14 @@ impl OperationError for LoginError {
             Self::InvalidCredentials => {
                 Problem::new(ProblemType::InvalidCredentials, "the e-mail address or the password is wrong")
             }
+            Self::TooManyFailures(pause) => too_many_failures(pause),
         }
     }
+}
+
+pub(super) fn too_many_failures(pause: Duration) -> Problem {
+    Problem::new(ProblemType::RateLimited, "too many failed attempts; see Retry-After")
+        .with_retry_after(pause)
 }
 
 impl Operation for Login {
@@ -53,6 +61,7 @@ impl Operation for Login {
     const DEADLINE: Duration = Duration::from_secs(5);
     const REPEAT: Repeat = Repeat::Never;
     const MAX_BODY: usize = MAX_AUTH_BODY;
+    const TELLS_CLIENT_NETWORK: bool = true;
     type Request = LoginRequest;
     type Response = SignedIn;
     type Error = LoginError;

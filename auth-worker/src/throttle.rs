@@ -1,0 +1,256 @@
+//! How often somebody may guess a password: counted before the guess is tried, for all workers together.
+//!
+//! Three tallies are kept of each attempt: of the account, of the address it comes from, and of both together.
+//! They stand in JetStream KV under keyed hashes; accounts that do not exist are counted like others. An attempt
+//! is reserved by compare-and-set before the password is hashed, so that guesses sent at once are not cheaper
+//! than guesses sent one by one (GHSA-7h8m-vrxx-vr4m).
+
+mod local;
+mod tally;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+use rand::RngExt;
+use shared::contract::auth::Email;
+use shared::contract::{ClientNetwork, Failure, Timestamp};
+use shared::key_value::{KeyValueError, KeyValueStore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use local::LocalRecords;
+pub(crate) use tally::Guessed;
+use tally::{Limit, Tally, Verdict};
+
+/// Of an account and an address together. Their owner's success forgets the failures.
+const PAIR: Limit = Limit { name: "pair", free: 5, forgets: true };
+/// Of an account, wherever from.
+const ACCOUNT: Limit = Limit { name: "account", free: 20, forgets: true };
+/// Of an address, at whichever account. A success says nothing of the other accounts it was tried at.
+const NETWORK: Limit = Limit { name: "network", free: 100, forgets: false };
+
+/// Attempts per hashing thread that are under way at once: enough to keep it busy.
+const UNDER_WAY_PER_THREAD: usize = 2;
+/// Attempts per hashing thread that wait for one of these places; at 16 ms a hash, half a second.
+const WAITING_PER_THREAD: usize = 32;
+/// How long an attempt waits for others of the same account whose outcome is not known yet.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+/// Between two looks at them, in milliseconds.
+const POLL_MS: std::ops::Range<u64> = 20..60;
+/// After a conflict somebody else goes first, for so many microseconds.
+const BACKOFF_US: std::ops::Range<u64> = 100..1500;
+/// After a failure the shared tallies are left alone for so long: their timeout must not slow every login.
+const PAUSE_MS: i64 = 1000;
+
+/// Counts attempts.
+pub(crate) struct Throttle {
+    key: hmac::Key,
+    shared: Arc<dyn KeyValueStore>,
+    /// Of this worker alone, while the shared ones cannot be reached.
+    local: Arc<dyn KeyValueStore>,
+    /// Until when the shared ones are left alone, Unix milliseconds.
+    away_until: AtomicI64,
+    places: Arc<Semaphore>,
+    waiting: Semaphore,
+}
+
+/// Why an attempt was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// There were too many before; the next one may come after this time.
+    TooMany(Duration),
+    /// Too many attempts at whichever accounts are under way.
+    Busy,
+    /// The deadline passed.
+    Expired,
+}
+
+/// An attempt that may be made. One that is dropped without a word counts as failed after a while.
+pub(crate) struct Attempt {
+    store: Arc<dyn KeyValueStore>,
+    reservations: Vec<Reservation>,
+    _place: OwnedSemaphorePermit,
+}
+
+struct Reservation {
+    key: String,
+    limit: &'static Limit,
+    tally: Tally,
+    revision: u64,
+}
+
+impl Throttle {
+    /// Counts in `shared`, under hashes made with `key`, for a worker with so many hashing threads.
+    pub(crate) fn new(key: hmac::Key, shared: Arc<dyn KeyValueStore>, threads: usize) -> Self {
+        Self {
+            key,
+            shared,
+            local: Arc::new(LocalRecords::default()),
+            away_until: AtomicI64::new(0),
+            places: Arc::new(Semaphore::new(threads * UNDER_WAY_PER_THREAD)),
+            waiting: Semaphore::new(threads * WAITING_PER_THREAD),
+        }
+    }
+
+    /// Waits for a place and counts an attempt at the account of `email`.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(crate) async fn admit(
+        &self,
+        email: &Email,
+        network: Option<ClientNetwork>,
+        deadline: Instant,
+    ) -> Result<Attempt, Refusal> {
+        let patience = deadline.min(Instant::now() + MAX_WAIT);
+        let keys = self.keys(email, network);
+        loop {
+            let place = self.place(deadline).await?;
+            match self.reserve(&keys).await {
+                Ok((store, reservations)) => return Ok(Attempt { store, reservations, _place: place }),
+                Err(Verdict::Refused(pause)) => return Err(Refusal::TooMany(pause)),
+                // Whoever waits here does not keep others from a place.
+                Err(Verdict::Wait | Verdict::Admitted(_)) => drop(place),
+            }
+            if Instant::now() >= patience {
+                return Err(Refusal::TooMany(Duration::from_secs(1)));
+            }
+            let pause = rand::rng().random_range(POLL_MS);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| Refusal::Busy)?;
+        let place = tokio::time::timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await;
+        // Never closed.
+        place.map_err(|_| Refusal::Expired)?.map_err(|_| Refusal::Busy)
+    }
+
+    fn keys(&self, email: &Email, network: Option<ClientNetwork>) -> [(String, &'static Limit); 3] {
+        // Who sends messages by hand is in no network; all of them count together.
+        let network = network.map_or_else(|| "none".to_owned(), |network| network.to_string());
+        let key = |limit: &'static Limit, parts: [&str; 2]| {
+            let tag = hmac::sign(&self.key, format!("{}\n{}\n{}", limit.name, parts[0], parts[1]).as_bytes());
+            let hash = URL_SAFE_NO_PAD.encode(&tag.as_ref()[..16]);
+            (format!("{}.{hash}", limit.name), limit)
+        };
+        [
+            key(&PAIR, [email.as_str(), &network]),
+            key(&ACCOUNT, [email.as_str(), ""]),
+            key(&NETWORK, [&network, ""]),
+        ]
+    }
+
+    /// Reserves the attempt in all three tallies, or in none.
+    async fn reserve(
+        &self,
+        keys: &[(String, &'static Limit)],
+    ) -> Result<(Arc<dyn KeyValueStore>, Vec<Reservation>), Verdict> {
+        let now = Timestamp::now().unix_millis();
+        if self.away_until.load(Ordering::Relaxed) <= now {
+            match reserve_all(&self.shared, keys).await {
+                Ok(reserved) => return reserved.map(|reserved| (Arc::clone(&self.shared), reserved)),
+                Err(error) => {
+                    tracing::warn!(%error, "failed logins are counted by this worker alone");
+                    self.away_until.store(now + PAUSE_MS, Ordering::Relaxed);
+                }
+            }
+        }
+        match reserve_all(&self.local, keys).await {
+            Ok(reserved) => reserved.map(|reserved| (Arc::clone(&self.local), reserved)),
+            // A map in memory does not fail.
+            Err(_) => Err(Verdict::Wait),
+        }
+    }
+}
+
+async fn reserve_all(
+    store: &Arc<dyn KeyValueStore>,
+    keys: &[(String, &'static Limit)],
+) -> Result<Result<Vec<Reservation>, Verdict>, KeyValueError> {
+    let mut reservations = Vec::with_capacity(keys.len());
+    for (key, limit) in keys {
+        match reserve(&**store, key, limit).await {
+            Ok(Ok(reservation)) => reservations.push(reservation),
+            refused => {
+                settle(&**store, reservations, Guessed::NotTried).await;
+                return match refused {
+                    Err(error) => Err(error),
+                    Ok(verdict) => Ok(verdict.map(|_| Vec::new())),
+                };
+            }
+        }
+    }
+    Ok(Ok(reservations))
+}
+
+async fn reserve(
+    store: &dyn KeyValueStore,
+    key: &str,
+    limit: &'static Limit,
+) -> Result<Result<Reservation, Verdict>, KeyValueError> {
+    loop {
+        let entry = store.read(key).await?;
+        let tally = entry.as_ref().map(|entry| Tally::read(&entry.record)).unwrap_or_default();
+        let tally = match tally.admit(limit, Timestamp::now().unix_millis()) {
+            Verdict::Admitted(tally) => tally,
+            verdict => return Ok(Err(verdict)),
+        };
+        let revision = entry.map_or(0, |entry| entry.revision);
+        match store.write(key, &tally.write(), revision).await {
+            Ok(revision) => return Ok(Ok(Reservation { key: key.to_owned(), limit, tally, revision })),
+            Err(KeyValueError::Conflict) => back_off().await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn back_off() {
+    let pause = rand::rng().random_range(BACKOFF_US);
+    tokio::time::sleep(Duration::from_micros(pause)).await;
+}
+
+/// Notes how attempts ended. What cannot be noted counts as failed after a while.
+async fn settle(store: &dyn KeyValueStore, reservations: Vec<Reservation>, guessed: Guessed) {
+    let settled = reservations.into_iter().map(async |mut reservation| {
+        loop {
+            let now = Timestamp::now().unix_millis();
+            let tally = reservation.tally.settle(reservation.limit, guessed, now);
+            match store.write(&reservation.key, &tally.write(), reservation.revision).await {
+                Ok(_) => return Ok(()),
+                Err(KeyValueError::Conflict) => back_off().await,
+                Err(error) => return Err(error),
+            }
+            let entry = store.read(&reservation.key).await?;
+            (reservation.tally, reservation.revision) =
+                entry.map_or_else(Default::default, |entry| (Tally::read(&entry.record), entry.revision));
+        }
+    });
+    if let Some(error) = join_all(settled).await.into_iter().find_map(Result::err) {
+        tracing::debug!(%error, "could not note how a login ended");
+    }
+}
+
+impl Attempt {
+    /// Notes how the attempt ended.
+    pub(crate) async fn settle(self, guessed: Guessed) {
+        settle(&*self.store, self.reservations, guessed).await;
+    }
+}
+
+impl Refusal {
+    /// The failure this refusal becomes; `too_many` makes the operation's own.
+    pub(crate) fn into_failure<E>(self, too_many: impl FnOnce(Duration) -> E) -> Failure<E> {
+        match self {
+            Self::TooMany(pause) => Failure::Refused(too_many(pause)),
+            Self::Busy => Failure::Overloaded,
+            Self::Expired => Failure::Expired,
+        }
+    }
+}
