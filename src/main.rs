@@ -60,6 +60,8 @@ enum Service {
     },
     /// Answers auth.* on NATS
     AuthWorker {
+        #[command(subcommand)]
+        command: Option<auth_worker::Command>,
         #[command(flatten)]
         config: auth_worker::Config,
     },
@@ -74,17 +76,22 @@ enum Service {
 async fn serve(service: Service) -> anyhow::Result<ExitCode> {
     let (name, checked) = match &service {
         Service::Gateway { config } => ("gateway", config.check()),
-        Service::AuthWorker { config } => ("auth-worker", config.check()),
+        Service::AuthWorker { config, .. } => ("auth-worker", config.check()),
         Service::EventsWorker { config } => ("events-worker", config.check()),
     };
     if let Err(refused) = checked {
         return Ok(ops::refuse_to_start(&refused));
     }
+    if let Service::AuthWorker { command: Some(command), config } = service {
+        let said = auth_worker::run_command(&config, command).await?;
+        std::io::stdout().write_all(said.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let shutdown = ops::shutdown_on_signal()?;
     let run = async {
         match service {
             Service::Gateway { config } => gateway::run(config, |_| {}, shutdown).await,
-            Service::AuthWorker { config } => auth_worker::run(config, |_| {}, shutdown).await,
+            Service::AuthWorker { config, .. } => auth_worker::run(config, |_| {}, shutdown).await,
             Service::EventsWorker { config } => events_worker::run(config, |_| {}, shutdown).await,
         }
     };

@@ -2,6 +2,8 @@
 
 mod config;
 pub mod hasher;
+mod keyring;
+mod keys;
 mod operations;
 mod passwords;
 mod revocations;
@@ -28,6 +30,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use keyring::SigningKeyRecord;
+pub use keys::KeysCommand;
 
 use hasher::Hasher;
 use operations::Auth;
@@ -51,13 +55,33 @@ pub async fn run(
     .await
 }
 
+/// What the auth worker does besides serving.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// List, rotate and revoke the keys that sign access tokens
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+/// Carries a command out, and returns what to print.
+///
+/// # Errors
+/// What cannot be done, and a database that fails.
+pub async fn run_command(config: &Config, command: Command) -> anyhow::Result<String> {
+    let issuer = issuer(config)?;
+    let store = open_store(config).await.context("cannot open the auth database")?;
+    match command {
+        Command::Keys(command) => keys::run(command, &*store, &issuer).await,
+    }
+}
+
 async fn serve(
     config: Config,
     status: Status,
     announce: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let issuer = issuer(&config)?;
+    let issuer = Arc::new(issuer(&config)?);
     let store = tokio::select! {
         store = open_store(&config) => store.context("cannot open the auth database")?,
         () = shutdown.cancelled() => return Ok(()),
@@ -68,9 +92,7 @@ async fn serve(
     if config.demo {
         seed::seed(&*store, &hasher).await.context("cannot write the demo data")?;
     }
-    let jwks = issuer.jwks();
     let keys = PublicKeys::unknown();
-    keys.replace(&jwks).context("the signing key has no usable public key")?;
 
     let connection = tokio::select! {
         connection = Connection::open(&config.nats, "auth") => connection?,
@@ -78,21 +100,22 @@ async fn serve(
     };
     status.needs(&connection, &keys);
     let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
-    let directory = KeyDirectory::new(connection.clone());
+    let directory = KeyDirectory::new(caller.clone());
     let revoked = Arc::new(Notify::new());
     let failures = Arc::new(Bucket::login_throttle(caller.clone()));
     let throttle = Throttle::new(issuer.derived_key("login throttle v1"), failures, threads);
-    let handler = Arc::new(Auth::new(Arc::clone(&store), hasher, throttle, issuer, Arc::clone(&revoked)));
+    let handler =
+        Arc::new(Auth::new(Arc::clone(&store), hasher, throttle, Arc::clone(&issuer), Arc::clone(&revoked)));
     let revocations = Revocations::unknown();
     let revocation_bucket = RevocationBucket::new(caller.clone());
-    let verifier = Arc::new(Verifier::new(keys, Arc::clone(&revocations)));
+    let verifier = Arc::new(Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)));
     let health = &status.health;
     let server =
         Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier, None, health.clone());
     let published = Notify::new();
     let background = async {
         tokio::join!(
-            directory.keep_published(&jwks, &published),
+            keys::keep_published(&*store, &issuer, &keys, &directory, &published),
             revocations::publish(&*store, &revocation_bucket, &revoked),
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),

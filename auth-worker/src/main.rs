@@ -1,5 +1,6 @@
 //! The auth worker as a process of its own.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,6 +11,8 @@ use tracing::Instrument;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<auth_worker::Command>,
     #[command(flatten)]
     config: auth_worker::Config,
 }
@@ -20,6 +23,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     ops::prepare_process();
     if let Err(refused) = arguments.config.check() {
         return Ok(ops::refuse_to_start(&refused));
+    }
+    if let Some(command) = arguments.command {
+        let said = auth_worker::run_command(&arguments.config, command).await?;
+        std::io::stdout().write_all(said.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
     }
     let shutdown = ops::shutdown_on_signal()?;
     let span = tracing::info_span!("service", service = "auth-worker");

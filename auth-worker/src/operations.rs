@@ -36,7 +36,7 @@ pub(crate) struct Auth {
     store: Arc<dyn AuthStore>,
     hasher: Hasher,
     throttle: Throttle,
-    issuer: TokenIssuer,
+    issuer: Arc<TokenIssuer>,
     /// Told of every revocation that is in the database.
     revoked: Arc<Notify>,
 }
@@ -48,7 +48,7 @@ impl Auth {
         store: Arc<dyn AuthStore>,
         hasher: Hasher,
         throttle: Throttle,
-        issuer: TokenIssuer,
+        issuer: Arc<TokenIssuer>,
         revoked: Arc<Notify>,
     ) -> Self {
         Self { store, hasher, throttle, issuer, revoked }

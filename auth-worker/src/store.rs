@@ -4,6 +4,8 @@ mod postgres;
 mod rows;
 mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use database::StoreError;
 use shared::contract::Timestamp;
@@ -13,9 +15,13 @@ use shared::contract::auth::{
 use shared::revocations::{REVOCATION_SECONDS, Revocation};
 use tokio::time::Instant;
 
+use crate::keyring::SigningKeyRecord;
+
 pub use postgres::PostgresAuthStore;
 pub use sqlite::SqliteAuthStore;
 
+/// How long the database may take over what an operator's command changes.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a session that was ended is kept, in seconds: while its access tokens could be used.
 const KEPT_SECONDS: i64 = 2 * REVOCATION_SECONDS;
 
@@ -129,6 +135,23 @@ pub trait AuthStore: Send + Sync + 'static {
     /// Records an invitation.
     async fn create_invitation(&self, invitation: NewInvitation, deadline: Instant)
     -> Result<(), StoreError>;
+
+    /// The signing keys that were made by command, and the configured one if it is revoked.
+    async fn signing_keys(&self) -> Result<Vec<SigningKeyRecord>, StoreError>;
+
+    /// Adds a signing key.
+    async fn add_signing_key(&self, key: &SigningKeyRecord, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Revokes a signing key; the configured one gets a row by that, with the time from which it has signed.
+    async fn revoke_signing_key(
+        &self,
+        kid: &str,
+        current_from: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Removes a signing key, unless it is revoked.
+    async fn remove_signing_key(&self, kid: &str) -> Result<(), StoreError>;
 
     /// Creates what does not exist yet of these organisations and users.
     async fn seed(

@@ -1,24 +1,24 @@
-//! Signs access tokens, derives refresh tokens, and shows the public key.
+//! Signs access tokens, derives refresh tokens, and shows the public keys.
 
 use std::fmt;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::encoding::AsBigEndian;
 use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
-use sha2::{Digest, Sha256};
+use jsonwebtoken::{Algorithm, Header};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use shared::contract::Timestamp;
 use shared::contract::auth::{Secret, SessionId};
 use shared::identity::{ACCESS_TOKEN_SECONDS, AUDIENCE, AccessClaims, ISSUER, TOKEN_TYPE};
 use uuid::Uuid;
 
+use crate::keyring::{Keyring, Seal, SigningKey, SigningKeyRecord};
 use crate::store::Owner;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
@@ -26,18 +26,18 @@ const PEM_END: &str = "-----END PRIVATE KEY-----";
 /// Session id, counter, MAC.
 const REFRESH_TOKEN: usize = 16 + 4 + 32;
 
-/// The key that signs, and what is derived from it.
+/// The keys that sign, and what is derived from the configured one.
 pub struct TokenIssuer {
-    signing: EncodingKey,
+    /// The configured key pair, in PKCS#8.
+    configured: SecretSlice<u8>,
     secret: hmac::Key,
     refresh: hmac::Key,
-    kid: String,
-    public_key: Vec<u8>,
+    ring: RwLock<Arc<Keyring>>,
 }
 
 impl fmt::Debug for TokenIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenIssuer").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("TokenIssuer").finish_non_exhaustive()
     }
 }
 
@@ -53,6 +53,9 @@ pub enum SigningKeyError {
     /// The machine has no randomness to give.
     #[error("cannot generate a signing key")]
     Generate,
+    /// Every key is revoked, or does not sign yet.
+    #[error("no key may sign at the moment")]
+    NoCurrentKey,
     /// An access token could not be signed.
     #[error("cannot sign: {0}")]
     Sign(#[from] jsonwebtoken::errors::Error),
@@ -82,15 +85,15 @@ impl TokenIssuer {
         let base64: String = body.split_ascii_whitespace().collect();
         let der = STANDARD.decode(base64).map_err(|_| SigningKeyError::Malformed)?;
         let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| SigningKeyError::Malformed)?;
-        let public_key = pair.public_key().as_ref().to_vec();
         let seed = pair.seed().and_then(|seed| seed.as_be_bytes()).map_err(|_| SigningKeyError::Malformed)?;
         let secret = hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref());
+        let seal = Seal::new(&derived(&secret, "signing keys v1"))?;
+        let ring = Keyring::open(SigningKey::from_pkcs8(&der)?, &[], &seal)?;
         Ok(Self {
-            signing: EncodingKey::from_ed_der(&der),
-            refresh: derived_key(&secret, "refresh tokens v1"),
+            configured: SecretSlice::from(der),
+            refresh: hmac::Key::new(hmac::HMAC_SHA256, &derived(&secret, "refresh tokens v1")),
             secret,
-            kid: thumbprint(&public_key),
-            public_key,
+            ring: RwLock::new(Arc::new(ring)),
         })
     }
 
@@ -117,20 +120,31 @@ impl TokenIssuer {
 
     /// A key for `purpose`, the same for every worker that has the same signing key.
     pub fn derived_key(&self, purpose: &str) -> hmac::Key {
-        derived_key(&self.secret, purpose)
+        hmac::Key::new(hmac::HMAC_SHA256, &derived(&self.secret, purpose))
     }
 
-    /// The JWKS document (RFC 7517) with the public key; private members never get in.
-    pub fn jwks(&self) -> String {
-        json!({ "keys": [{
-            "kty": "OKP",
-            "crv": "Ed25519",
-            "use": "sig",
-            "alg": "EdDSA",
-            "kid": self.kid,
-            "x": URL_SAFE_NO_PAD.encode(&self.public_key),
-        }] })
-        .to_string()
+    /// Uses these keys besides the configured one from now on.
+    ///
+    /// # Errors
+    /// [`SigningKeyError`]; the keys known before stay in use.
+    pub fn use_keys(&self, records: &[SigningKeyRecord]) -> Result<(), SigningKeyError> {
+        let configured = SigningKey::from_pkcs8(self.configured.expose_secret())?;
+        let ring = Keyring::open(configured, records, &self.seal()?)?;
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+        Ok(())
+    }
+
+    pub(crate) fn seal(&self) -> Result<Seal, SigningKeyError> {
+        Seal::new(&derived(&self.secret, "signing keys v1"))
+    }
+
+    pub(crate) fn ring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The JWKS document (RFC 7517) with every key that may be met at `now`.
+    pub fn jwks(&self, now: Timestamp) -> String {
+        self.ring().jwks(now)
     }
 
     /// Signs an access token for the owner of `session`.
@@ -143,9 +157,11 @@ impl TokenIssuer {
         session: SessionId,
         now: Timestamp,
     ) -> Result<Secret, SigningKeyError> {
+        let ring = self.ring();
+        let key = ring.current(now).ok_or(SigningKeyError::NoCurrentKey)?;
         let header = Header {
             typ: Some(TOKEN_TYPE.to_owned()),
-            kid: Some(self.kid.clone()),
+            kid: Some(key.kid.clone()),
             ..Header::new(Algorithm::EdDSA)
         };
         let user = &owner.user;
@@ -163,7 +179,7 @@ impl TokenIssuer {
             exp: now.unix_seconds() + ACCESS_TOKEN_SECONDS,
             jti: Uuid::now_v7(),
         };
-        Ok(Secret::new(jsonwebtoken::encode(&header, &claims, &self.signing)?))
+        Ok(Secret::new(jsonwebtoken::encode(&header, &claims, &key.encoding)?))
     }
 
     /// The one refresh token of (session, counter): deriving it again gives the same.
@@ -190,15 +206,11 @@ impl TokenIssuer {
 }
 
 /// A key of its own for each purpose, so that no output of one says anything about the other.
-fn derived_key(secret: &hmac::Key, purpose: &str) -> hmac::Key {
-    let derived = hmac::sign(secret, format!("eventboard {purpose}").as_bytes());
-    hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
-}
-
-/// RFC 7638: the key's own hash as its id.
-fn thumbprint(public_key: &[u8]) -> String {
-    let x = URL_SAFE_NO_PAD.encode(public_key);
-    URL_SAFE_NO_PAD.encode(Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)))
+fn derived(secret: &hmac::Key, purpose: &str) -> [u8; 32] {
+    let tag = hmac::sign(secret, format!("eventboard {purpose}").as_bytes());
+    let mut key = [0; 32];
+    key.copy_from_slice(tag.as_ref());
+    key
 }
 
 #[cfg(test)]
@@ -212,9 +224,10 @@ mod tests {
         let path = directory.path().join("signing-key.pem");
         let first = TokenIssuer::from_file_or_generate(&path).unwrap();
         let second = TokenIssuer::from_file_or_generate(&path).unwrap();
-        assert_eq!(first.jwks(), second.jwks());
+        let now = Timestamp::now();
+        assert_eq!(first.jwks(now), second.jwks(now));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(!first.jwks().contains("\"d\""));
+        assert!(!first.jwks(now).contains("\"d\""));
     }
 
     #[test]
@@ -222,7 +235,8 @@ mod tests {
         // RFC 8410 §10.3, the example without a public key.
         let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
         let issuer = TokenIssuer::from_pem(&SecretString::from(pem.to_owned())).unwrap();
-        assert!(issuer.jwks().contains("Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"), "{}", issuer.jwks());
+        let document = issuer.jwks(Timestamp::now());
+        assert!(document.contains("Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"), "{document}");
         for bad in ["", "hello", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"] {
             assert!(TokenIssuer::from_pem(&SecretString::from(bad.to_owned())).is_err(), "{bad}");
         }

@@ -78,11 +78,11 @@ async fn serve(
         idempotency,
         health.clone(),
     );
-    let directory = KeyDirectory::new(connection.clone());
+    let directory = KeyDirectory::new(caller.clone());
     let background = async {
         tokio::join!(
             retention::forget_answers(&*store),
-            directory.follow(Arc::clone(&keys)),
+            directory.follow(&keys),
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&caller, health),

@@ -112,10 +112,10 @@ async fn serve(
         announce();
         std::future::pending::<()>().await;
     };
-    let directory = KeyDirectory::new(connection.clone());
+    let directory = KeyDirectory::new(caller.clone());
     let background = async {
         tokio::join!(
-            directory.follow(Arc::clone(&keys)),
+            directory.follow(&keys),
             revocation_bucket.follow(&revocations, &status.health),
             health::watch_dependencies(&caller, &gateway.upstream, &status.health),
             gateway.users.forget_quiet_clients(),

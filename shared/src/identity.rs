@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -66,7 +66,6 @@ pub struct AccessClaims {
 #[derive(Debug)]
 pub struct PublicKeys {
     current: watch::Sender<Arc<KeySet>>,
-    refresh: Notify,
 }
 
 #[derive(Default)]
@@ -97,7 +96,7 @@ pub enum KeySetError {
 impl PublicKeys {
     /// No keys yet.
     pub fn unknown() -> Arc<Self> {
-        Arc::new(Self { current: watch::Sender::new(Arc::default()), refresh: Notify::new() })
+        Arc::new(Self { current: watch::Sender::new(Arc::default()) })
     }
 
     /// Takes over a JWKS document; the same document again changes nothing.
@@ -146,11 +145,6 @@ impl PublicKeys {
     /// The document's validator: the same for every process that has the same keys.
     pub fn document_tag(&self) -> EntityTag {
         self.current.borrow().tag
-    }
-
-    /// Waits until somebody met a key id that is not known.
-    pub async fn refresh_requested(&self) {
-        self.refresh.notified().await;
     }
 }
 
@@ -309,10 +303,7 @@ impl Verifier {
             return Err(TokenError::Header);
         }
         let kid = header.kid.ok_or(TokenError::Header)?;
-        let Some(key) = set.keys.get(&kid) else {
-            self.keys.refresh.notify_one();
-            return Err(TokenError::UnknownKey);
-        };
+        let key = set.keys.get(&kid).ok_or(TokenError::UnknownKey)?;
         // Times and names are judged below, with the caller's clock and without the crate's defaults.
         let mut signature_only = Validation::new(Algorithm::EdDSA);
         signature_only.validate_exp = false;

@@ -292,6 +292,11 @@ impl System {
         member(&self.post("/auth/signup", "", request).await.expect(201))
     }
 
+    /// The URL of a worker's database, unless it is a file.
+    pub fn database(&self, worker: &str) -> Option<&SecretString> {
+        self.databases[worker].as_ref()
+    }
+
     /// Where databases and the signing key are.
     pub fn data_dir(&self) -> &Path {
         self.directory.path()

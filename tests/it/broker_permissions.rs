@@ -40,7 +40,6 @@ const PUBLISH: &str = "
 . . . . .  $KV.other.jwks
 . . + . .  $KV.idempotency.v1.a.b.c
 . . + . .  $JS.API.STREAM.MSG.GET.KV_idempotency
-. . . . .  $JS.API.STREAM.MSG.GET.KV_public-keys
 . . . . .  $JS.API.STREAM.MSG.DELETE.KV_idempotency
 . . . . .  $JS.API.STREAM.PURGE.KV_idempotency
 . . . + .  $JS.API.STREAM.CREATE.KV_idempotency
@@ -52,7 +51,8 @@ const PUBLISH: &str = "
 . + . . .  $KV.login-throttle.pair.HASH
 . + . . .  $JS.API.STREAM.MSG.GET.KV_login-throttle
 . . . . .  $JS.API.STREAM.PURGE.KV_login-throttle
-+ + + . .  $JS.API.DIRECT.GET.KV_public-keys.$KV.public-keys.jwks
++ + + . .  $JS.API.STREAM.MSG.GET.KV_public-keys
+. . . . .  $JS.API.DIRECT.GET.KV_public-keys.$KV.public-keys.jwks
 . . . . .  $JS.API.DIRECT.GET.KV_public-keys
 + + + + +  $JS.API.STREAM.INFO.KV_public-keys
 . . . . +  $JS.API.STREAM.INFO.OTHER
@@ -259,14 +259,18 @@ async fn a_reply_subject_makes_no_worker_publish_where_its_sender_may_not() {
     assert_eq!(spy.heard().await, [""; 0], "a worker published for somebody who may not");
     let mut gateway = connect(&broker, "gateway").await;
     gateway.send("SUB _INBOX_gateway.> 1\r\n").await;
+    let wanted = r#"{"last_by_subj":"$KV.public-keys.jwks"}"#;
     gateway
-        .send("PUB $JS.API.DIRECT.GET.KV_public-keys.$KV.public-keys.jwks _INBOX_gateway.keys 0\r\n\r\n")
+        .send(&format!(
+            "PUB $JS.API.STREAM.MSG.GET.KV_public-keys _INBOX_gateway.keys {}\r\n{wanted}\r\n",
+            wanted.len()
+        ))
         .await;
     let mut keys = Vec::new();
     while keys.is_empty() {
         keys = gateway.heard().await;
     }
-    assert!(keys[0].contains("\"kty\""), "{keys:?}");
+    assert!(keys[0].contains("$KV.public-keys.jwks") && keys[0].contains("\"data\""), "{keys:?}");
     stop.cancel();
     worker.await.unwrap().unwrap();
 }

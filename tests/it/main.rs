@@ -24,6 +24,7 @@ mod event_store;
 mod exactly_once;
 mod hazards;
 mod isolation;
+mod key_rotation;
 mod leases;
 mod listing;
 mod login_throttle;

@@ -10,6 +10,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{ChangeMemberError, MemberChange, Owner, Session};
+use crate::keyring::SigningKeyRecord;
 
 #[derive(FromRow)]
 pub(super) struct UserRow {
@@ -192,6 +193,25 @@ pub(super) fn changed_member(
         member.user.updated_at = now;
     }
     Ok((member, changed))
+}
+
+#[derive(FromRow)]
+pub(super) struct SigningKeyRow {
+    kid: String,
+    sealed: Option<Vec<u8>>,
+    current_from: StoredTime,
+    revoked_at: Option<StoredTime>,
+}
+
+impl From<SigningKeyRow> for SigningKeyRecord {
+    fn from(row: SigningKeyRow) -> Self {
+        Self {
+            kid: row.kid,
+            sealed: row.sealed,
+            current_from: row.current_from.0,
+            revoked_at: row.revoked_at.map(|at| at.0),
+        }
+    }
 }
 
 /// What a used invitation grants.

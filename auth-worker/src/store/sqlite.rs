@@ -15,12 +15,13 @@ use uuid::Uuid;
 
 use super::rows::{
     AccountRow, CredentialsRow, GrantRow, MemberRow, OwnedSessionRow, OwnerRow, RevocationRow, SessionRow,
-    changed_member,
+    SigningKeyRow, changed_member,
 };
 use super::{
-    AuthStore, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MAX_LISTED_SESSIONS, MemberChange,
-    Membership, NewAccount, NewInvitation, Owner, PasswordChange, SeedUser, Session,
+    AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MAX_LISTED_SESSIONS,
+    MemberChange, Membership, NewAccount, NewInvitation, Owner, PasswordChange, SeedUser, Session,
 };
+use crate::keyring::SigningKeyRecord;
 
 /// Users and sessions in an SQLite file.
 #[derive(Debug, Clone)]
@@ -105,6 +106,15 @@ const SELECT_MEMBERS: &str = "SELECT id, organization_id, email, first_name, las
 const UPDATE_MEMBER: &str = "UPDATE users SET role = ?, disabled_at = ?, updated_at = ?, \
      token_version = token_version + 1, tokens_revoked_at = ? \
      WHERE id = ? AND organization_id = ?";
+
+const SELECT_SIGNING_KEYS: &str =
+    "SELECT kid, sealed, current_from, revoked_at FROM signing_keys ORDER BY current_from, kid";
+
+const INSERT_SIGNING_KEY: &str =
+    "INSERT INTO signing_keys (kid, sealed, created_at, current_from) VALUES (?1, ?2, ?3, ?4)";
+
+const REVOKE_SIGNING_KEY: &str = "INSERT INTO signing_keys (kid, created_at, current_from, revoked_at) \
+     VALUES (?1, ?2, ?3, ?2) ON CONFLICT (kid) DO UPDATE SET revoked_at = excluded.revoked_at";
 
 const CHANGE_PASSWORD: &str = "UPDATE users SET password_hash = ?, updated_at = ? \
      WHERE id = ? AND password_hash = ?";
@@ -405,6 +415,50 @@ impl AuthStore for SqliteAuthStore {
             .bind(invitation.role.as_str())
             .bind(invitation.created_by.0)
             .bind(StoredTime(invitation.expires_at))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await
+    }
+
+    async fn signing_keys(&self) -> Result<Vec<SigningKeyRecord>, StoreError> {
+        let rows = sqlx::query_as::<_, SigningKeyRow>(SELECT_SIGNING_KEYS)
+            .fetch_all(&mut *self.database.reader().await?)
+            .await?;
+        Ok(rows.into_iter().map(SigningKeyRecord::from).collect())
+    }
+
+    async fn add_signing_key(&self, key: &SigningKeyRecord, now: Timestamp) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(Instant::now() + COMMAND_TIMEOUT).await?;
+        sqlx::query(INSERT_SIGNING_KEY)
+            .bind(&key.kid)
+            .bind(key.sealed.as_deref())
+            .bind(StoredTime(now))
+            .bind(StoredTime(key.current_from))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await
+    }
+
+    async fn revoke_signing_key(
+        &self,
+        kid: &str,
+        current_from: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(Instant::now() + COMMAND_TIMEOUT).await?;
+        sqlx::query(REVOKE_SIGNING_KEY)
+            .bind(kid)
+            .bind(StoredTime(now))
+            .bind(StoredTime(current_from))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await
+    }
+
+    async fn remove_signing_key(&self, kid: &str) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(Instant::now() + COMMAND_TIMEOUT).await?;
+        sqlx::query("DELETE FROM signing_keys WHERE kid = ?1 AND revoked_at IS NULL")
+            .bind(kid)
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await

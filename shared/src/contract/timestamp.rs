@@ -17,6 +17,9 @@ const YEAR_1: i64 = -62_135_596_800_000;
 const YEAR_10000: i64 = 253_402_300_800_000;
 
 impl Timestamp {
+    /// 1970-01-01T00:00:00Z.
+    pub const UNIX_EPOCH: Self = Self(0);
+
     /// The moment `millis` after 1970-01-01T00:00:00Z; `None` outside the years 1 to 9999.
     pub fn from_unix_millis(millis: i64) -> Option<Self> {
         (YEAR_1..YEAR_10000).contains(&millis).then_some(Self(millis))

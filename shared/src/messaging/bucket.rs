@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::provision::{IDEMPOTENCY_BUCKET, REVOCATIONS_BUCKET, THROTTLE_BUCKET};
+use super::provision::{IDEMPOTENCY_BUCKET, KEYS_BUCKET, REVOCATIONS_BUCKET, THROTTLE_BUCKET};
 use super::{CallError, Caller, headers};
 use crate::contract::Timestamp;
 use crate::crash_point;
@@ -103,6 +103,11 @@ impl Bucket {
     /// The leases of keyed writes.
     pub fn idempotency(caller: Caller) -> Self {
         Self { caller, name: IDEMPOTENCY_BUCKET }
+    }
+
+    /// The public keys that verify access tokens.
+    pub fn public_keys(caller: Caller) -> Self {
+        Self { caller, name: KEYS_BUCKET }
     }
 
     /// The failed logins.
