@@ -247,6 +247,8 @@ fn service_configs(
         data_dir: config.data_dir.clone(),
         signing_key: None,
         signing_key_file: None,
+        password_pepper: None,
+        password_pepper_file: None,
         password_threads: None,
         demo: config.demo,
         env: Environment::Development,

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use crate::peppers::{NotPeppers, Peppers};
 use clap::Args;
 use database::DatabaseSettings;
 use secrecy::{ExposeSecret, SecretString};
 use shared::settings::{Environment, NatsSettings, ProductionCheck, Refused, secret, secret_file};
 
+const PEPPER: &str = "EVENTBOARD_PASSWORD_PEPPER";
 const SIGNING_KEY: &str = "EVENTBOARD_SIGNING_KEY";
 
 /// The key that comes with the sources, without the lines around it.
@@ -37,6 +39,12 @@ pub struct Config {
     /// File with the signing key
     #[arg(long, env = "EVENTBOARD_SIGNING_KEY_FILE", value_parser = secret_file)]
     pub signing_key_file: Option<SecretString>,
+    /// Peppers of password hashes, the first for new ones: <id>:<secret>, several separated by commas
+    #[arg(long, env = PEPPER, hide_env_values = true, value_parser = secret, conflicts_with = "password_pepper_file")]
+    pub password_pepper: Option<SecretString>,
+    /// File with the peppers
+    #[arg(long, env = "EVENTBOARD_PASSWORD_PEPPER_FILE", value_parser = secret_file)]
+    pub password_pepper_file: Option<SecretString>,
     /// Threads that hash passwords, 19 MiB each [default: one per CPU]
     #[arg(long, env = "EVENTBOARD_PASSWORD_THREADS")]
     pub password_threads: Option<NonZeroUsize>,
@@ -47,6 +55,11 @@ pub struct Config {
     #[arg(long, env = "EVENTBOARD_ENV", value_enum, default_value_t)]
     pub env: Environment,
 }
+
+/// Peppers that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{PEPPER}: {0}")]
+pub(crate) struct PepperError(#[from] NotPeppers);
 
 impl Config {
     /// Refuses settings that are not fit for where the system runs.
@@ -65,8 +78,19 @@ impl Config {
             Some(true) => check.refuse(SIGNING_KEY, "is a sample that everybody knows"),
             Some(false) => {}
         }
+        let peppers = self.peppers();
+        match &peppers {
+            Ok(peppers) => peppers.secrets().for_each(|secret| check.secret(PEPPER, secret)),
+            Err(PepperError(error)) => check.refuse(PEPPER, error),
+        }
         check.demo(self.demo);
         check.finish()
+    }
+
+    /// The peppers, none if there is no such setting.
+    pub(crate) fn peppers(&self) -> Result<Peppers, PepperError> {
+        let text = self.password_pepper.as_ref().or(self.password_pepper_file.as_ref());
+        text.map_or_else(|| Ok(Peppers::default()), |text| Ok(text.expose_secret().parse()?))
     }
 
     pub(crate) fn signing_key(&self) -> Option<&SecretString> {

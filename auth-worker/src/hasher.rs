@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use argon2::password_hash::phc::{Output, ParamsString, Salt};
-use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, PasswordHash, Version};
+use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, KeyId, Params, ParamsBuilder, PasswordHash, Version};
 use aws_lc_rs::constant_time;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use shared::contract::auth::Secret;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use crate::peppers::Peppers;
 
 /// Memory in KiB, passes, lanes: OWASP's recommendation for Argon2id.
 const MEMORY_KIB: u32 = 19_456;
@@ -79,14 +81,14 @@ impl Hasher {
     ///
     /// # Errors
     /// When a thread cannot be started, or the first hash fails.
-    pub fn start(threads: usize) -> Result<Self, HasherError> {
+    pub fn start(threads: usize, peppers: Peppers) -> Result<Self, HasherError> {
         let threads = threads.max(1);
         let (jobs, queue) = crossbeam_channel::bounded(threads * QUEUE_PER_THREAD);
         for number in 0..threads {
-            let queue = queue.clone();
+            let (queue, peppers) = (queue.clone(), peppers.clone());
             std::thread::Builder::new()
                 .name(format!("argon2-{number}"))
-                .spawn(move || work(&queue))
+                .spawn(move || work(&queue, &peppers))
                 .map_err(|error| HasherError::Failed(error.to_string()))?;
         }
         Ok(Self { jobs })
@@ -130,22 +132,24 @@ impl Hasher {
     }
 }
 
-fn work(queue: &Receiver<Job>) {
+fn work(queue: &Receiver<Job>, peppers: &Peppers) {
     let mut memory = Vec::new();
     loop {
         match queue.recv_timeout(IDLE) {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => memory = Vec::new(),
-            Ok(Job { deadline, work }) => perform(work, deadline, &mut memory),
+            Ok(Job { deadline, work }) => perform(work, deadline, peppers, &mut memory),
         }
     }
 }
 
-fn perform(work: Work, deadline: Instant, memory: &mut Vec<Block>) {
+fn perform(work: Work, deadline: Instant, peppers: &Peppers, memory: &mut Vec<Block>) {
     match work {
-        Work::Hash { password, salt, reply } => answer(reply, deadline, || hash(&password, &salt, memory)),
+        Work::Hash { password, salt, reply } => {
+            answer(reply, deadline, || hash(&password, &salt, peppers, memory))
+        }
         Work::Verify { password, stored, reply } => {
-            answer(reply, deadline, || verify(&password, &stored, memory));
+            answer(reply, deadline, || verify(&password, &stored, peppers, memory));
         }
     }
 }
@@ -162,16 +166,20 @@ fn answer<T>(
     }
 }
 
-fn current_params() -> Result<Params, HasherError> {
-    Params::new(MEMORY_KIB, PASSES, LANES, Some(OUTPUT))
-        .map_err(|error| HasherError::Failed(error.to_string()))
-}
-
-fn hash(password: &Secret, salt: &[u8; SALT], memory: &mut Vec<Block>) -> Result<String, HasherError> {
+fn hash(
+    password: &Secret,
+    salt: &[u8; SALT],
+    peppers: &Peppers,
+    memory: &mut Vec<Block>,
+) -> Result<String, HasherError> {
     let failed = |error: &dyn std::fmt::Display| HasherError::Failed(error.to_string());
-    let params = current_params()?;
+    let (pepper_id, pepper) = peppers.current();
+    let keyid = KeyId::new(pepper_id).map_err(|error| failed(&error))?;
+    let mut params = ParamsBuilder::new();
+    let params = params.m_cost(MEMORY_KIB).t_cost(PASSES).p_cost(LANES).output_len(OUTPUT).keyid(keyid);
+    let params = params.build().map_err(|error| failed(&error))?;
     let mut output = [0; OUTPUT];
-    derive(password, salt, params.clone(), memory, &mut output)?;
+    derive(password, salt, pepper, params.clone(), memory, &mut output)?;
     let stored = PasswordHash {
         algorithm: ARGON2ID_IDENT,
         version: Some(Version::V0x13.into()),
@@ -182,7 +190,12 @@ fn hash(password: &Secret, salt: &[u8; SALT], memory: &mut Vec<Block>) -> Result
     Ok(stored.to_string())
 }
 
-fn verify(password: &Secret, stored: &str, memory: &mut Vec<Block>) -> Result<Verified, HasherError> {
+fn verify(
+    password: &Secret,
+    stored: &str,
+    peppers: &Peppers,
+    memory: &mut Vec<Block>,
+) -> Result<Verified, HasherError> {
     let stored = PasswordHash::new(stored).map_err(|_| HasherError::StoredHash("not a PHC string"))?;
     if stored.algorithm != ARGON2ID_IDENT {
         return Err(HasherError::StoredHash("not argon2id"));
@@ -197,9 +210,12 @@ fn verify(password: &Secret, stored: &str, memory: &mut Vec<Block>) -> Result<Ve
     let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
         return Err(HasherError::StoredHash("no salt or no hash"));
     };
+    let pepper = peppers.secret(params.keyid());
+    let pepper = pepper.ok_or(HasherError::StoredHash("its pepper is not configured"))?;
     let mut output = vec![0; expected.len()];
-    let outdated = (params.m_cost(), params.t_cost()) != (MEMORY_KIB, PASSES);
-    derive(password, salt.as_ref(), params, memory, &mut output)?;
+    let current = (MEMORY_KIB, PASSES, peppers.current().0);
+    let outdated = (params.m_cost(), params.t_cost(), params.keyid()) != current;
+    derive(password, salt.as_ref(), pepper, params, memory, &mut output)?;
     let matches = constant_time::verify_slices_are_equal(&output, expected.as_bytes()).is_ok();
     Ok(Verified { matches, outdated })
 }
@@ -207,6 +223,7 @@ fn verify(password: &Secret, stored: &str, memory: &mut Vec<Block>) -> Result<Ve
 fn derive(
     password: &Secret,
     salt: &[u8],
+    pepper: &[u8],
     params: Params,
     memory: &mut Vec<Block>,
     output: &mut [u8],
@@ -215,9 +232,11 @@ fn derive(
     if memory.len() < blocks {
         memory.resize(blocks, Block::default());
     }
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+    let failed = |error: argon2::Error| HasherError::Failed(error.to_string());
+    Argon2::new_with_secret(pepper, Algorithm::Argon2id, Version::V0x13, params)
+        .map_err(failed)?
         .hash_password_into_with_memory(password.expose().as_bytes(), salt, output, &mut memory[..blocks])
-        .map_err(|error| HasherError::Failed(error.to_string()))
+        .map_err(failed)
 }
 
 #[cfg(test)]
@@ -234,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn verifies_what_it_hashed_and_nothing_else() {
-        let hasher = Hasher::start(1).unwrap();
+        let hasher = Hasher::start(1, Peppers::default()).unwrap();
         let stored = hasher.hash(secret("correct horse"), soon()).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
         let verify = async |password, stored| hasher.verify(secret(password), stored, soon()).await.unwrap();
@@ -249,11 +268,11 @@ mod tests {
 
     #[tokio::test]
     async fn old_parameters_still_verify_and_greedy_ones_are_refused() {
-        let hasher = Hasher::start(1).unwrap();
+        let hasher = Hasher::start(1, Peppers::default()).unwrap();
         let mut memory = Vec::new();
         let params = Params::new(8, 1, 1, Some(OUTPUT)).unwrap();
         let mut output = [0; OUTPUT];
-        derive(&secret("x"), &[1; SALT], params.clone(), &mut memory, &mut output).unwrap();
+        derive(&secret("x"), &[1; SALT], &[], params.clone(), &mut memory, &mut output).unwrap();
         let old = PasswordHash {
             algorithm: ARGON2ID_IDENT,
             version: Some(Version::V0x13.into()),
@@ -272,8 +291,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn hashes_with_an_older_pepper_or_none_still_verify_and_are_outdated() {
+        let (old, new) = (format!("old:{}", "x".repeat(32)), format!("new:{}", "y".repeat(32)));
+        let hasher = |peppers: &str| Hasher::start(1, peppers.parse().unwrap()).unwrap();
+        let plain = Hasher::start(1, Peppers::default()).unwrap();
+        let both = hasher(&format!("{new},{old}"));
+        for (made_by, outdated) in [(&plain, true), (&hasher(&old), true), (&both, false)] {
+            let stored = made_by.hash(secret("correct horse"), soon()).await.unwrap();
+            let verify = async |password| both.verify(secret(password), Some(stored.clone()), soon()).await;
+            assert_eq!(verify("correct horse").await, Ok(Verified { matches: true, outdated }), "{stored}");
+            assert!(!verify("wrong horse").await.unwrap().matches);
+            assert!(!stored.contains("xxxx") && !stored.contains("yyyy"));
+        }
+        // Without its pepper a hash is of no use, not even with another one under the same name.
+        let stored = both.hash(secret("correct horse"), soon()).await.unwrap();
+        let refused = plain.verify(secret("correct horse"), Some(stored.clone()), soon()).await;
+        assert!(matches!(refused, Err(HasherError::StoredHash(_))), "{refused:?}");
+        let other = hasher(&format!("new:{}", "z".repeat(32)));
+        assert!(!other.verify(secret("correct horse"), Some(stored), soon()).await.unwrap().matches);
+    }
+
+    #[tokio::test]
     async fn a_full_queue_says_so_at_once() {
-        let hasher = Hasher::start(1).unwrap();
+        let hasher = Hasher::start(1, Peppers::default()).unwrap();
         let waiting: Vec<_> =
             (0..QUEUE_PER_THREAD + 8).map(|_| hasher.verify(secret("x"), None, soon())).collect();
         let results = futures_util::future::join_all(waiting).await;

@@ -6,6 +6,7 @@ mod keyring;
 mod keys;
 mod operations;
 mod passwords;
+pub mod peppers;
 mod revocations;
 mod seed;
 pub mod store;
@@ -88,7 +89,7 @@ async fn serve(
     };
     let cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = config.password_threads.unwrap_or(cpus).get();
-    let hasher = Hasher::start(threads).context("cannot start the password threads")?;
+    let hasher = Hasher::start(threads, config.peppers()?).context("cannot start the password threads")?;
     if config.demo {
         seed::seed(&*store, &hasher).await.context("cannot write the demo data")?;
     }

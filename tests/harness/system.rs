@@ -416,6 +416,8 @@ async fn start_worker(
                 data_dir,
                 signing_key: None,
                 signing_key_file: None,
+                password_pepper: None,
+                password_pepper_file: None,
                 password_threads: None,
                 demo: true,
                 env: Environment::Development,

@@ -229,6 +229,8 @@ async fn a_reply_subject_makes_no_worker_publish_where_its_sender_may_not() {
         data_dir: directory.path().to_owned(),
         signing_key: None,
         signing_key_file: None,
+        password_pepper: None,
+        password_pepper_file: None,
         password_threads: None,
         demo: false,
         env: Environment::Development,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -86,6 +87,9 @@ async fn a_new_key_takes_over_without_a_failed_request(database: Database) {
     .await;
     let (_, listed) = keys(&system, &["list"]).await;
     assert!(listed.contains(&format!("{first}  retiring")) && listed.contains(&format!("{second}  current")));
+    // Long enough for everybody to have looked again: what the first key has signed is still accepted.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(published(&system).await, both);
     ended.store(true, Ordering::Relaxed);
     let mut signed_by = BTreeSet::new();
     for client in clients {
@@ -111,7 +115,7 @@ async fn a_withdrawn_key_is_refused_within_seconds(database: Database) {
     }
     eventually("the gateway does too", || async { system.get("/events", &member.token).await.status == 401 })
         .await;
-    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     // The session goes on with a token of the new key, and survives the worker.
     let renewed =
         system.post("/auth/refresh", "", json!({ "refreshToken": member.refresh })).await.expect(200);
