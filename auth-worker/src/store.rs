@@ -53,7 +53,7 @@ pub trait AuthStore: Send + Sync + 'static {
     /// read.
     async fn replace_password_hash(
         &self,
-        user: UserId,
+        user: &User,
         old: &str,
         new: &str,
         deadline: Instant,
@@ -67,10 +67,11 @@ pub trait AuthStore: Send + Sync + 'static {
         deadline: Instant,
     ) -> Result<bool, StoreError>;
 
-    /// Opens a session for a user who has shown to know the password behind `password_hash`. `None` when that is
+    /// Opens a session for a user of `organization` who has shown to know the password behind `password_hash`. `None` when that is
     /// not the user's any more, or the user is disabled.
     async fn open_session(
         &self,
+        organization: OrganizationId,
         session: Session,
         password_hash: &str,
         deadline: Instant,
@@ -216,6 +217,8 @@ pub const MAX_LISTED_SESSIONS: i64 = 100;
 pub struct PasswordChange<'a> {
     /// Whose.
     pub user: UserId,
+    /// The user's organisation.
+    pub organization: OrganizationId,
     /// The session that stays.
     pub keep: SessionId,
     /// The hash that was verified.

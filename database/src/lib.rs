@@ -13,7 +13,7 @@ use shared::contract::Failure;
 use sqlx::migrate::Migrator;
 
 pub use places::Lease;
-pub use postgres::Postgres;
+pub use postgres::{Postgres, act_for};
 pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};
 pub use sqlite::Sqlite;
 pub use stored_time::StoredTime;

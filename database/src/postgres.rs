@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::places::{FOR_PINGS, Places};
 use crate::{BoundedTransaction, Lease, OpenError, StoreError, is_refusal, tolerate_newer};
@@ -20,6 +21,12 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// Before the first connection is tried again while the server is not up.
 const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// Whether policies bind the user.
+const IS_EXEMPT: &str = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user";
+
+/// For which organisation a transaction changes rows.
+const ACTING_ORGANIZATION: &str = "eventboard.organization_id";
 
 /// What every connection is set to, whatever the server's defaults.
 const SESSION: [(&str, &str); 4] = [
@@ -67,6 +74,13 @@ impl Postgres {
         }
         tolerate_newer(&mut migrations);
         migrations.run(&migrating).await?;
+        let exempt: bool =
+            sqlx::query_scalar(IS_EXEMPT).fetch_one(&migrating).await.map_err(StoreError::from)?;
+        if exempt {
+            tracing::warn!(
+                "the database user is exempt from row-level security; give the worker another one"
+            );
+        }
         migrating.close().await;
         let pool = PgPoolOptions::new()
             .max_connections(connections + FOR_PINGS)
@@ -117,6 +131,21 @@ impl Postgres {
         self.begin_as("BEGIN ISOLATION LEVEL READ COMMITTED", deadline).await
     }
 
+    /// Begins a transaction that may change rows of one organisation, as the policies of the schema say.
+    ///
+    /// # Errors
+    /// As [`Postgres::begin`].
+    pub async fn begin_for(
+        &self,
+        organization: Uuid,
+        deadline: Instant,
+    ) -> Result<BoundedTransaction<sqlx::Postgres>, StoreError> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL {ACTING_ORGANIZATION} = '{organization}'"
+        );
+        self.begin_as(&begin, deadline).await
+    }
+
     /// Begins a transaction that reads one state of the database, whatever is committed meanwhile.
     ///
     /// The statements are planned for their values: which index serves a search depends on the term.
@@ -139,9 +168,22 @@ impl Postgres {
     ) -> Result<BoundedTransaction<sqlx::Postgres>, StoreError> {
         // Zero would mean no limit at all.
         let remaining = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
-        // One round trip; nothing but a number is put into the text.
+        // One round trip; nothing but numbers and ids is put into the text.
         let statement = format!("{begin}; SET LOCAL statement_timeout = {remaining}");
         BoundedTransaction::begin(&self.places, self.pool.begin_with(AssertSqlSafe(statement)), deadline)
             .await
     }
+}
+
+/// Lets the rest of a transaction change rows of one organisation.
+///
+/// # Errors
+/// What the server says.
+pub async fn act_for(connection: &mut PgConnection, organization: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT set_config($1, $2, true)")
+        .bind(ACTING_ORGANIZATION)
+        .bind(organization.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
 }

@@ -109,7 +109,8 @@ impl Events {
     where
         O: Operation<Response: Keepable, Error: OperationError>,
     {
-        let mut transaction = self.store.begin(cx.deadline).await?;
+        let organization = cx.principal()?.organization_id;
+        let mut transaction = self.store.begin(organization, cx.deadline).await?;
         let (answer, response) = match work.run(cx, &mut *transaction).await {
             Ok(response) => (Answer::of::<O>(&response).map_err(|_| Failure::Internal)?, Some(response)),
             // Judged before anything was written, so that the transaction holds nothing but the refusal.

@@ -34,7 +34,7 @@ pub(crate) async fn seed(store: &dyn EventStore) -> Result<(), StoreError> {
             updated_at: now,
             version: 1,
         };
-        let mut transaction = store.begin(deadline).await?;
+        let mut transaction = store.begin(event.organization_id, deadline).await?;
         if transaction.insert(&event).await? {
             for (action, from, to) in steps(demo.status) {
                 let entry = HistoryEntry {

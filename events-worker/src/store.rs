@@ -24,8 +24,12 @@ pub trait EventStore: Send + Sync + 'static {
     /// Asks the database for an answer, whatever it is.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Begins a change. Dropping the transaction undoes it.
-    async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError>;
+    /// Begins a change to what belongs to `organization`. Dropping the transaction undoes it.
+    async fn begin(
+        &self,
+        organization: OrganizationId,
+        deadline: Instant,
+    ) -> Result<Box<dyn EventTransaction>, StoreError>;
 
     /// One event.
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError>;

@@ -38,6 +38,9 @@ full_page_writes = off
 log_min_messages = fatal
 ";
 
+/// Who owns the tests' databases, as a worker's user does: policies bind nobody but superusers.
+const WORKER: &str = "worker";
+
 /// A running server. Dropping it ends it and removes its files.
 pub struct Postgres {
     _process: KeptProcess,
@@ -93,7 +96,10 @@ impl Postgres {
         for _ in 0..5 {
             let port = free_port();
             if let Some(process) = serve(&binaries, &directory, port).await {
-                return Self { _process: process, binaries, directory, port };
+                let server = Self { _process: process, binaries, directory, port };
+                let role = format!("CREATE ROLE {WORKER} LOGIN NOSUPERUSER NOBYPASSRLS");
+                sqlx::query(AssertSqlSafe(role)).execute(&mut server.connect().await).await.expect("a role");
+                return server;
             }
         }
         panic!("Postgres does not start in {}", directory.display());
@@ -126,17 +132,17 @@ impl Postgres {
         Pid::from_raw(pid.fetch_one(&mut connection).await.expect("one such connection"))
     }
 
-    /// Creates an empty database and returns its URL.
+    /// Creates an empty database and returns its URL for the user who owns it, and nothing else.
     pub async fn database(&self) -> SecretString {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut connection = self.connect().await;
         // The template is copied file by file: nobody may be connected to it meanwhile.
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0")))
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} OWNER {WORKER} TEMPLATE template0")))
             .execute(&mut connection)
             .await
             .expect("a database");
-        SecretString::from(self.url(&name))
+        SecretString::from(format!("postgres://{WORKER}@127.0.0.1:{}/{name}", self.port))
     }
 
     /// Runs a script that makes databases, as a container's first start does.
@@ -161,11 +167,6 @@ impl Postgres {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// The URL of a database for its superuser.
-    pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 }
 

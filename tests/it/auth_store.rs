@@ -175,7 +175,9 @@ async fn invitations_are_used_once_in_time_and_by_their_address(database: Databa
 async fn sessions_rotate_once_and_end(database: Database) {
     let (store, _directory) = open(database).await;
     let (user, _) = found(&*store, "ada", "acme").await.unwrap();
-    let begin = async |session: Session| store.open_session(session, HASH, soon()).await.unwrap();
+    let begin = async |session: Session| {
+        store.open_session(user.organization_id, session, HASH, soon()).await.unwrap()
+    };
     let old = Session { expires_at: at("2026-01-05T00:00:00Z"), ..session(user.id) };
     begin(old).await.unwrap();
     let current = Session { rotated_at: at("2026-01-10T00:00:00Z"), ..session(user.id) };
@@ -206,7 +208,7 @@ async fn sessions_are_listed_and_ended_together(database: Database) {
     let day = |day: u32| at(&format!("2026-01-{day:02}T00:00:00Z"));
     let opened = async |rotated_at| {
         let session = Session { rotated_at, ..session(user.id) };
-        store.open_session(session, HASH, soon()).await.unwrap().unwrap();
+        store.open_session(user.organization_id, session, HASH, soon()).await.unwrap().unwrap();
         session
     };
     let (second, third) = (opened(day(3)).await, opened(day(2)).await);
@@ -217,13 +219,19 @@ async fn sessions_are_listed_and_ended_together(database: Database) {
     assert_eq!(listed(day(1), day(4)).await, [second.id, third.id, first.id]);
     assert_eq!(listed(day(2), day(4)).await, [second.id], "the others were not used for too long");
     assert!(listed(day(1), day(31)).await.is_empty(), "their time is over");
-    let change = PasswordChange { user: user.id, keep: third.id, old: HASH, new: "$argon2id$new" };
+    let change = PasswordChange {
+        user: user.id,
+        organization: user.organization_id,
+        keep: third.id,
+        old: HASH,
+        new: "$argon2id$new",
+    };
     let other = PasswordChange { old: "$argon2id$other", ..change };
     assert!(!store.change_password(other, day(4), soon()).await.unwrap());
     assert_eq!(listed(day(1), day(4)).await.len(), 3);
     assert!(store.change_password(change, day(4), soon()).await.unwrap());
     assert_eq!(listed(day(1), day(4)).await, [third.id]);
-    let late = store.open_session(session(user.id), HASH, soon()).await.unwrap();
+    let late = store.open_session(user.organization_id, session(user.id), HASH, soon()).await.unwrap();
     assert_eq!(late, None, "the password is another one by now");
     store.end_sessions(user.id, day(5), soon()).await.unwrap();
     assert!(listed(day(1), day(6)).await.is_empty());
@@ -288,12 +296,13 @@ async fn members_are_listed_and_changed(database: Database) {
     }
     let disable = MemberChange { role: None, disabled: Some(true), ..change };
     assert_eq!(apply(disable).await.unwrap().disabled_at, Some(now));
-    let opened = store.open_session(session(bob.id), HASH, soon()).await.unwrap();
+    let opened = store.open_session(bob.organization_id, session(bob.id), HASH, soon()).await.unwrap();
     assert_eq!(opened, None, "who is locked out does not get in");
     assert!(store.sessions(bob.id, at("2025-01-01T00:00:00Z"), now).await.unwrap().is_empty());
     let enable = MemberChange { disabled: Some(false), ..disable };
     assert_eq!(apply(enable).await.unwrap().disabled_at, None);
-    let owner = store.open_session(session(bob.id), HASH, soon()).await.unwrap().unwrap();
+    let owner =
+        store.open_session(bob.organization_id, session(bob.id), HASH, soon()).await.unwrap().unwrap();
     assert_eq!((owner.user.role, owner.token_version), (Role::User, 3));
 
     // Two administrators who demote each other: one of them remains.
@@ -306,9 +315,9 @@ async fn password_hashes_are_replaced_only_where_they_were_read(database: Databa
     let (store, _directory) = open(database).await;
     let (user, _) = found(&*store, "ada", "acme").await.unwrap();
     let stored = async || store.credentials(&email("ada")).await.unwrap().unwrap().1;
-    store.replace_password_hash(user.id, "$argon2id$other", "$argon2id$new", soon()).await.unwrap();
+    store.replace_password_hash(&user, "$argon2id$other", "$argon2id$new", soon()).await.unwrap();
     assert_eq!(stored().await, "$argon2id$first");
-    store.replace_password_hash(user.id, "$argon2id$first", "$argon2id$new", soon()).await.unwrap();
+    store.replace_password_hash(&user, "$argon2id$first", "$argon2id$new", soon()).await.unwrap();
     assert_eq!(stored().await, "$argon2id$new");
 }
 

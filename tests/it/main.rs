@@ -37,6 +37,7 @@ mod production;
 mod resilience;
 mod revocation;
 mod rolling;
+mod row_security;
 mod runner;
 mod storm;
 mod tokens;

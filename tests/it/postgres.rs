@@ -10,7 +10,7 @@ use shared::contract::events::{Event, EventStatus};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::Instant;
 
-use super::event_store::{event, insert, open, soon};
+use super::event_store::{HOME, event, insert, open, soon};
 use crate::harness::postgres::Postgres;
 use crate::harness::{Database, eventually};
 
@@ -32,17 +32,17 @@ async fn a_statement_that_waits_for_a_lock_ends_at_the_deadline() {
     let event = event(1);
     insert(&*store, &event).await;
     let next = approved(&event);
-    let mut holder = store.begin(soon()).await.unwrap();
+    let mut holder = store.begin(HOME, soon()).await.unwrap();
     assert!(holder.replace(&next, event.status, 1).await.unwrap());
 
     let started = Instant::now();
-    let mut waiter = store.begin(started + Duration::from_millis(300)).await.unwrap();
+    let mut waiter = store.begin(HOME, started + Duration::from_millis(300)).await.unwrap();
     let waited = waiter.replace(&next, event.status, 1).await;
     assert!(matches!(waited, Err(StoreError::Unavailable(_))), "{waited:?}");
     let elapsed = started.elapsed();
     assert!((290..5000).contains(&elapsed.as_millis()), "{elapsed:?}");
     drop(waiter);
-    let too_late = store.begin(Instant::now()).await.map(|_| ());
+    let too_late = store.begin(HOME, Instant::now()).await.map(|_| ());
     assert!(matches!(too_late, Err(StoreError::Expired)), "{too_late:?}");
 
     holder.commit().await.unwrap();
@@ -56,7 +56,8 @@ async fn of_two_deadlocked_writes_one_is_told_to_try_again() {
     for event in &events {
         insert(&*store, event).await;
     }
-    let mut transactions = [store.begin(soon()).await.unwrap(), store.begin(soon()).await.unwrap()];
+    let mut transactions =
+        [store.begin(HOME, soon()).await.unwrap(), store.begin(HOME, soon()).await.unwrap()];
     for (transaction, event) in transactions.iter_mut().zip(&events) {
         assert!(transaction.replace(&approved(event), event.status, 1).await.unwrap());
     }
@@ -97,7 +98,7 @@ async fn a_restarted_server_is_found_again_and_lost_nothing() {
     .await;
     // The killed server's children take a moment to notice, each for itself.
     eventually("writes are refused", || async {
-        matches!(store.begin(soon()).await, Err(StoreError::Unavailable(_)))
+        matches!(store.begin(HOME, soon()).await, Err(StoreError::Unavailable(_)))
     })
     .await;
     let server = server.start_again().await;
@@ -111,7 +112,7 @@ async fn a_commit_without_an_answer_is_told_apart() {
     let store = connect(server.database().await).await;
     let event = event(1);
     insert(&store, &event).await;
-    let mut transaction = store.begin(soon()).await.unwrap();
+    let mut transaction = store.begin(HOME, soon()).await.unwrap();
     assert!(transaction.replace(&approved(&event), event.status, 1).await.unwrap());
     // The process that serves this connection is killed: what it had not committed is gone.
     kill(server.backend_in_transaction().await, Signal::SIGTERM).unwrap();

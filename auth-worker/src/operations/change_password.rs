@@ -36,7 +36,13 @@ impl Handle<ChangePassword> for Auth {
             return Err(Failure::Refused(ChangePasswordError::WrongPassword));
         }
         let new = self.hasher.hash(new, cx.deadline).await.map_err(hasher_failure)?;
-        let change = PasswordChange { user: user.id, keep: principal.session_id, old: &old, new: &new };
+        let change = PasswordChange {
+            user: user.id,
+            organization: user.organization_id,
+            keep: principal.session_id,
+            old: &old,
+            new: &new,
+        };
         if !self.store.change_password(change, cx.now, cx.deadline).await? {
             // Somebody has changed it meanwhile: what was sent as the current one is not.
             return Err(Failure::Refused(ChangePasswordError::WrongPassword));

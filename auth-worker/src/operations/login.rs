@@ -37,12 +37,14 @@ impl Auth {
                 _ => break,
             };
             let session = new_session(user.id, cx.now);
-            let Some(owner) = self.store.open_session(session, &stored, cx.deadline).await? else {
+            let Some(owner) =
+                self.store.open_session(user.organization_id, session, &stored, cx.deadline).await?
+            else {
                 continue;
             };
             if verified.outdated {
                 let fresh = self.hasher.hash(password.clone(), cx.deadline).await.map_err(hasher_failure)?;
-                self.store.replace_password_hash(user.id, &stored, &fresh, cx.deadline).await?;
+                self.store.replace_password_hash(&user, &stored, &fresh, cx.deadline).await?;
             }
             tracing::info!(user_id = %user.id, "signed in");
             return self.signed_in(owner, &session, cx.now);

@@ -1,7 +1,7 @@
 //! The auth store on Postgres.
 
 use async_trait::async_trait;
-use database::{OpenError, Postgres, StoreError, StoredTime};
+use database::{OpenError, Postgres, StoreError, StoredTime, act_for};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
@@ -122,6 +122,8 @@ const CHANGE_PASSWORD: &str = "UPDATE users SET password_hash = $1, updated_at =
 
 const ROTATE_SESSION: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = $1 WHERE id = $2 AND counter = $3 AND ended_at IS NULL";
 
+const SELECT_INVITING: &str = "SELECT organization_id FROM invitations WHERE token_hash = $1";
+
 const USE_INVITATION: &str = "UPDATE invitations SET used_at = $1 \
      WHERE token_hash = $2 AND email = $3 AND used_at IS NULL AND expires_at > $1 \
      RETURNING organization_id, role";
@@ -147,9 +149,17 @@ impl AuthStore for PostgresAuthStore {
                 insert_organization(&mut transaction, INSERT_ORGANIZATION, organization, account.now)
                     .await
                     .map_err(|error| taken(error, CreateAccountError::OrganizationTaken))?;
+                act_for(&mut transaction, organization.id.0).await.map_err(StoreError::from)?;
                 (organization.id, Role::Admin)
             }
             Membership::Invited(token_hash) => {
+                let inviting = sqlx::query_scalar(SELECT_INVITING)
+                    .bind(token_hash.as_slice())
+                    .fetch_optional(&mut *transaction)
+                    .await
+                    .map_err(StoreError::from)?;
+                let inviting = inviting.ok_or(CreateAccountError::InvalidInvitation)?;
+                act_for(&mut transaction, inviting).await.map_err(StoreError::from)?;
                 let grant = sqlx::query_as::<_, GrantRow>(USE_INVITATION)
                     .bind(StoredTime(account.now))
                     .bind(token_hash.as_slice())
@@ -196,15 +206,15 @@ impl AuthStore for PostgresAuthStore {
 
     async fn replace_password_hash(
         &self,
-        user: UserId,
+        user: &User,
         old: &str,
         new: &str,
         deadline: Instant,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin_for(user.organization_id.0, deadline).await?;
         sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3")
             .bind(new)
-            .bind(user.0)
+            .bind(user.id.0)
             .bind(old)
             .execute(&mut *transaction)
             .await?;
@@ -225,7 +235,7 @@ impl AuthStore for PostgresAuthStore {
         now: Timestamp,
         deadline: Instant,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin_for(change.organization.0, deadline).await?;
         let changed = sqlx::query(CHANGE_PASSWORD)
             .bind(change.new)
             .bind(StoredTime(now))
@@ -249,11 +259,12 @@ impl AuthStore for PostgresAuthStore {
 
     async fn open_session(
         &self,
+        organization: OrganizationId,
         session: Session,
         password_hash: &str,
         deadline: Instant,
     ) -> Result<Option<Owner>, StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin_for(organization.0, deadline).await?;
         let owner = sqlx::query_as::<_, OwnerRow>(SELECT_OWNER)
             .bind(session.user_id.0)
             .bind(password_hash)
@@ -366,7 +377,7 @@ impl AuthStore for PostgresAuthStore {
         now: Timestamp,
         deadline: Instant,
     ) -> Result<Member, ChangeMemberError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin_for(change.organization.0, deadline).await?;
         let rows = sqlx::query_as::<_, MemberRow>(SELECT_MEMBERS)
             .bind(change.organization.0)
             .bind(change.by.0)
@@ -408,7 +419,7 @@ impl AuthStore for PostgresAuthStore {
         invitation: NewInvitation,
         deadline: Instant,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin_for(invitation.organization_id.0, deadline).await?;
         sqlx::query(INSERT_INVITATION)
             .bind(invitation.token_hash.as_slice())
             .bind(invitation.organization_id.0)
@@ -483,6 +494,7 @@ impl AuthStore for PostgresAuthStore {
                 .await?;
             // Somebody may have founded an organisation of the same name: then the demo has no home.
             if home.is_some() {
+                act_for(&mut transaction, seeded.user.organization_id.0).await?;
                 insert_user(&mut transaction, SEED_USER, &seeded.user, &seeded.password_hash).await?;
             }
         }

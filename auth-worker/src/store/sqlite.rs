@@ -195,7 +195,7 @@ impl AuthStore for SqliteAuthStore {
 
     async fn replace_password_hash(
         &self,
-        user: UserId,
+        user: &User,
         old: &str,
         new: &str,
         deadline: Instant,
@@ -203,7 +203,7 @@ impl AuthStore for SqliteAuthStore {
         let mut transaction = self.database.begin(deadline).await?;
         sqlx::query("UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?")
             .bind(new)
-            .bind(user.0)
+            .bind(user.id.0)
             .bind(old)
             .execute(&mut *transaction)
             .await?;
@@ -248,6 +248,7 @@ impl AuthStore for SqliteAuthStore {
 
     async fn open_session(
         &self,
+        _organization: OrganizationId,
         session: Session,
         password_hash: &str,
         deadline: Instant,

@@ -29,7 +29,11 @@ impl EventStore for Colliding {
         Ok(())
     }
 
-    async fn begin(&self, _deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
+    async fn begin(
+        &self,
+        _organization: OrganizationId,
+        _deadline: Instant,
+    ) -> Result<Box<dyn EventTransaction>, StoreError> {
         if self.begun.fetch_add(1, Ordering::Relaxed) < self.collisions {
             // What Postgres reports as serialization_failure or deadlock_detected.
             return Err(StoreError::Collision(sqlx::Error::PoolClosed));
@@ -118,8 +122,15 @@ impl EventStore for Unanswered {
         self.inner.ping().await
     }
 
-    async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
-        Ok(Box::new(UnansweredTransaction(self.inner.begin(deadline).await?, self.takes_effect)))
+    async fn begin(
+        &self,
+        organization: OrganizationId,
+        deadline: Instant,
+    ) -> Result<Box<dyn EventTransaction>, StoreError> {
+        Ok(Box::new(UnansweredTransaction(
+            self.inner.begin(organization, deadline).await?,
+            self.takes_effect,
+        )))
     }
 
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {

@@ -69,8 +69,13 @@ impl EventStore for PostgresEventStore {
         self.database.ping().await
     }
 
-    async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
-        Ok(Box::new(PostgresEventTransaction { transaction: self.database.begin(deadline).await? }))
+    async fn begin(
+        &self,
+        organization: OrganizationId,
+        deadline: Instant,
+    ) -> Result<Box<dyn EventTransaction>, StoreError> {
+        let transaction = self.database.begin_for(organization.0, deadline).await?;
+        Ok(Box::new(PostgresEventTransaction { transaction }))
     }
 
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {

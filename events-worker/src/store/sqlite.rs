@@ -68,7 +68,11 @@ impl EventStore for SqliteEventStore {
         self.database.ping().await
     }
 
-    async fn begin(&self, deadline: Instant) -> Result<Box<dyn EventTransaction>, StoreError> {
+    async fn begin(
+        &self,
+        _organization: OrganizationId,
+        deadline: Instant,
+    ) -> Result<Box<dyn EventTransaction>, StoreError> {
         Ok(Box::new(SqliteEventTransaction { transaction: self.database.begin(deadline).await? }))
     }
 
