@@ -242,6 +242,7 @@ fn derive(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(30)
@@ -319,5 +320,17 @@ mod tests {
         let results = futures_util::future::join_all(waiting).await;
         assert!(results.contains(&Err(HasherError::Busy)));
         assert!(results.iter().any(Result::is_ok));
+    }
+
+    proptest! {
+        /// A damaged row never matches, never panics, and never asks for more than the limits allow.
+        #[test]
+        fn damaged_hashes_are_refused(at: prop::sample::Index, with in "[$=,0-9a-zA-Z+/]{0,3}") {
+            let small = "$argon2id$v=19$m=8,t=1,p=1$AQEBAQEBAQEBAQEBAQEBAQ$J2mQqv0Tk4GtdIzt7cnRpuRYHzVxEBC1xSj0MGV7vVw";
+            let at = at.index(small.len());
+            let damaged = format!("{}{with}{}", &small[..at], &small[at + 1..]);
+            let verified = verify(&secret("x"), &damaged, &Peppers::default(), &mut Vec::new());
+            prop_assert!(!verified.is_ok_and(|verified| verified.matches), "{damaged}");
+        }
     }
 }

@@ -18,7 +18,7 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     ops::prepare_process();
     if let Err(refused) = arguments.config.check() {

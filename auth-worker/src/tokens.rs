@@ -216,6 +216,10 @@ fn derived(secret: &hmac::Key, purpose: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use shared::contract::auth::{Email, OrganizationId, Role, User, UserId};
+    use shared::identity::{PublicKeys, Verifier};
+    use shared::revocations::Revocations;
 
     #[test]
     fn the_key_file_is_made_once_and_private() {
@@ -253,5 +257,56 @@ mod tests {
         forged[19] ^= 1;
         assert_eq!(issuer.read_refresh_token(&Secret::new(URL_SAFE_NO_PAD.encode(forged))), None);
         assert_eq!(issuer.read_refresh_token(&Secret::new("x".into())), None);
+    }
+
+    fn issuer() -> TokenIssuer {
+        let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+        TokenIssuer::from_pem(&SecretString::from(pem.to_owned())).unwrap()
+    }
+
+    fn token(issuer: &TokenIssuer, now: Timestamp) -> String {
+        let user = User {
+            id: UserId(Uuid::from_u128(1)),
+            email: Email::parse("ada@example.com").unwrap(),
+            first_name: "Ada".to_owned(),
+            last_name: "Person".to_owned(),
+            role: Role::User,
+            organization_id: OrganizationId(Uuid::from_u128(2)),
+            created_at: now,
+            updated_at: now,
+        };
+        let owner = Owner { user, token_version: 3 };
+        issuer.access_token(&owner, SessionId(Uuid::from_u128(4)), now).unwrap().expose().to_owned()
+    }
+
+    proptest! {
+        /// Another character anywhere, a part missing, another order: never accepted, never a panic.
+        #[test]
+        fn damaged_tokens_are_refused(at: prop::sample::Index, with in "[A-Za-z0-9_.=-]|\\PC", how in 0_u8..4) {
+            let (issuer, now) = (issuer(), Timestamp::parse("2026-01-01T00:00:00Z").unwrap());
+            let keys = PublicKeys::unknown();
+            keys.replace(&issuer.jwks(now)).unwrap();
+            let verifier = Verifier::new(keys, Revocations::none());
+            let whole = token(&issuer, now);
+            prop_assert_eq!(verifier.verify_access(&whole, now).unwrap().token_version, 3);
+            let at = at.index(whole.len());
+            let damaged = match how {
+                0 => format!("{}{with}{}", &whole[..at], &whole[at + 1..]),
+                1 => format!("{}{with}{}", &whole[..at], &whole[at..]),
+                2 => whole[..at].to_owned(),
+                _ => format!("{}{}", &whole[at..], &whole[..at]),
+            };
+            // The last character of a part has bits that mean nothing; strict base64 refuses them.
+            prop_assert_eq!(verifier.verify_access(&damaged, now).is_ok(), damaged == whole);
+        }
+
+        #[test]
+        fn any_text_is_no_token(text in "\\PC{0,80}|[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,90}") {
+            let (issuer, now) = (issuer(), Timestamp::parse("2026-01-01T00:00:00Z").unwrap());
+            let keys = PublicKeys::unknown();
+            keys.replace(&issuer.jwks(now)).unwrap();
+            prop_assert!(Verifier::new(keys, Revocations::none()).verify_access(&text, now).is_err());
+            prop_assert_eq!(issuer.read_refresh_token(&Secret::new(text)), None);
+        }
     }
 }

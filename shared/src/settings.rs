@@ -104,12 +104,27 @@ pub struct NatsSettings {
     /// CA certificate of the NATS server; requires TLS
     #[arg(long = "nats-ca", env = "EVENTBOARD_NATS_CA")]
     pub ca: Option<PathBuf>,
+    /// Client certificate to show the NATS server; requires TLS
+    #[arg(long = "nats-cert", env = "EVENTBOARD_NATS_CERT", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// Private key of the client certificate
+    #[arg(long = "nats-key", env = "EVENTBOARD_NATS_KEY", requires = "cert")]
+    pub key: Option<PathBuf>,
 }
 
 impl NatsSettings {
     /// The broker at `url`, without credentials.
     pub fn at(url: String) -> Self {
-        Self { url: Some(url), user: None, password: None, password_file: None, creds: None, ca: None }
+        Self {
+            url: Some(url),
+            user: None,
+            password: None,
+            password_file: None,
+            creds: None,
+            ca: None,
+            cert: None,
+            key: None,
+        }
     }
 
     /// The same broker, as this user.

@@ -105,6 +105,19 @@ impl Compose {
         Service { process, environment }
     }
 
+    /// Where the broker keeps what it stores.
+    pub fn store(&self) -> PathBuf {
+        self.directory.path().join("nats/jetstream")
+    }
+
+    /// A connection to the broker with the rights of `user`.
+    pub async fn nats(&self, user: &str) -> async_nats::Client {
+        let options =
+            async_nats::ConnectOptions::with_user_and_password(user.to_owned(), broker::password(user));
+        let inbox = format!("_INBOX_{}", user.trim_end_matches("-worker"));
+        options.custom_inbox_prefix(inbox).connect(self.broker.url()).await.expect("a connection")
+    }
+
     /// Kills the broker.
     pub async fn kill_broker(&mut self) {
         self.broker.signal(Signal::SIGKILL);

@@ -164,6 +164,12 @@ impl Postgres {
         PgConnection::connect_with(&local(&self.directory, self.port)).await.expect("a connection")
     }
 
+    /// A connection of the superuser's to a database.
+    pub async fn connect_to(&self, database: &str) -> PgConnection {
+        let options = local(&self.directory, self.port).database(database);
+        PgConnection::connect_with(&options).await.expect("a connection")
+    }
+
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port

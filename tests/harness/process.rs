@@ -23,12 +23,16 @@ pub async fn program(name: &str) -> PathBuf {
     BUILT.get_or_init(|| build(&["--workspace", "--bins"])).await.join(name)
 }
 
-/// The events worker that ends at the point its `FAILPOINTS` name.
-pub async fn failing_events_worker() -> PathBuf {
+/// The worker `name` that ends at the point its `FAILPOINTS` name.
+pub async fn failing_worker(name: &str) -> PathBuf {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    let name = "events-worker-failpoints";
-    let arguments = ["-p", "events-worker", "--features", "failpoints", "--bin", name];
-    BUILT.get_or_init(|| build(&arguments)).await.join(name)
+    #[rustfmt::skip]
+    let arguments = [
+        "-p", "events-worker", "-p", "auth-worker",
+        "--features", "events-worker/failpoints,auth-worker/failpoints",
+        "--bin", "events-worker-failpoints", "--bin", "auth-worker-failpoints",
+    ];
+    BUILT.get_or_init(|| build(&arguments)).await.join(format!("{name}-failpoints"))
 }
 
 /// Builds programs in the profile of this test, and returns where they are.

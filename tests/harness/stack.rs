@@ -93,14 +93,6 @@ impl Stack {
     pub async fn works(&self) -> bool {
         timed(self.look_up()).await.status == 404
     }
-
-    /// A connection to the broker with the rights of `user`.
-    pub async fn nats(&self, user: &str) -> async_nats::Client {
-        let password = super::broker::password(user);
-        let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password);
-        let inbox = format!("_INBOX_{}", user.trim_end_matches("-worker"));
-        options.custom_inbox_prefix(inbox).connect(self.compose.broker.url()).await.unwrap()
-    }
 }
 
 /// Sends a request and waits for its answer.

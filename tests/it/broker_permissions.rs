@@ -103,12 +103,12 @@ const SUBSCRIBE: &str = "
 ";
 
 /// A connection that speaks the protocol itself: no library stands between it and the broker.
-struct Raw {
+pub struct Raw {
     stream: BufReader<TcpStream>,
 }
 
 impl Raw {
-    async fn connect(port: u16, user: &str, password: &str) -> Self {
+    pub async fn connect(port: u16, user: &str, password: &str) -> Self {
         let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
         let mut info = String::new();
         stream.read_line(&mut info).await.unwrap();
@@ -123,7 +123,11 @@ impl Raw {
     }
 
     async fn send(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).await.unwrap();
+        self.send_bytes(text.as_bytes()).await;
+    }
+
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
     }
 
     /// What the broker says before it closes the connection.
@@ -134,7 +138,7 @@ impl Raw {
     }
 
     /// What the broker has said until now: errors, and the subjects of messages.
-    async fn heard(&mut self) -> Vec<String> {
+    pub async fn heard(&mut self) -> Vec<String> {
         self.send("PING\r\n").await;
         let mut heard = Vec::new();
         loop {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::harness::broker::password;
 use crate::harness::compose::{Compose, Service};
-use crate::harness::process::{failing_events_worker, program};
+use crate::harness::process::{failing_worker, program};
 use crate::harness::system::event;
 use crate::harness::walkthrough::Visitor;
 use crate::harness::{Database, eventually, on_both_databases};
@@ -69,7 +69,7 @@ impl Stage {
     async fn failing_worker(&self, failpoints: &str) -> Service {
         let mut settings = self.settings.clone();
         settings.push(("FAILPOINTS", failpoints.to_owned()));
-        self.compose.up_as("events-worker", &failing_events_worker().await, &settings).await
+        self.compose.up_as("events-worker", &failing_worker("events-worker").await, &settings).await
     }
 }
 
@@ -212,4 +212,46 @@ async fn an_owner_that_wakes_up_after_its_lease_has_no_second_effect(database: D
     let (_, _, page) = visitor.get("/events?limit=100&search=stalled", token).await;
     assert_eq!(page["meta"]["total"], 1, "{page}");
     first.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_whose_worker_dies_before_it_answers_is_given_the_same_successor() {
+    let compose = Compose::start().await;
+    assert!(compose.run("provision").await);
+    let worker = compose.up("auth-worker").await;
+    let gateway = compose.up("gateway").await;
+    let (http, client) = (gateway.http().await, Client::new());
+    let post = async |path: &str, body: Value| {
+        let answer = client.post(format!("{http}{path}")).json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let credentials = json!({ "email": "user@acme.com", "password": "Password123!" });
+    let (_, first) = post("/auth/login", credentials).await;
+    assert!(worker.down().await);
+    let failpoint = [("FAILPOINTS", "before-reply=return".to_owned())];
+    let failing = failing_worker("auth-worker").await;
+    let mut dying = compose.up_as("auth-worker", &failing, &failpoint).await;
+    let lost =
+        client.post(format!("{http}/auth/refresh")).json(&json!({ "refreshToken": first["refreshToken"] }));
+    let lost = tokio::spawn(lost.send());
+    assert!(!dying.process.status().await.success(), "the worker outlived its failpoint");
+    lost.abort();
+    // The rotation is committed: the old token is replaced, and nobody was given the new one.
+    let mut database = compose.postgres.connect_to("auth").await;
+    let counters: Vec<i64> = sqlx::query_scalar("SELECT counter FROM sessions ORDER BY counter")
+        .fetch_all(&mut database)
+        .await
+        .unwrap();
+    assert_eq!(counters.last(), Some(&1), "{counters:?}");
+    let _worker = compose.up("auth-worker").await;
+    let (status, second) = post("/auth/refresh", json!({ "refreshToken": first["refreshToken"] })).await;
+    assert_eq!(status, 200, "{second}");
+    let (status, again) = post("/auth/refresh", json!({ "refreshToken": first["refreshToken"] })).await;
+    assert_eq!((status, &again["refreshToken"]), (200, &second["refreshToken"]));
+    let (status, third) = post("/auth/refresh", json!({ "refreshToken": second["refreshToken"] })).await;
+    assert_eq!(status, 200, "{third}");
+    let (status, _) = post("/auth/refresh", json!({ "refreshToken": first["refreshToken"] })).await;
+    assert_eq!(status, 401, "replaced twice by now");
+    let (status, _) = post("/auth/refresh", json!({ "refreshToken": third["refreshToken"] })).await;
+    assert_eq!(status, 401, "and with it, the session is over");
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::harness::compose::Compose;
 use crate::harness::eventually;
-use crate::harness::process::{Process, failing_events_worker, program};
+use crate::harness::process::{Process, failing_worker, program};
 use crate::harness::proxy::{Proxy, Weather};
 use crate::harness::stack::{Stack, Timed, median, timed};
 
@@ -136,7 +136,7 @@ async fn stand_in(
     stack: &Stack,
     answer: impl Fn(&async_nats::Message, usize) -> Option<(HeaderMap, Value)> + Send + Sync + 'static,
 ) -> Arc<AtomicUsize> {
-    let client = stack.nats("events-worker").await;
+    let client = stack.compose.nats("events-worker").await;
     let mut requests = client.queue_subscribe("events.*", "events".to_owned()).await.unwrap();
     client.flush().await.unwrap();
     let seen = Arc::new(AtomicUsize::new(0));
@@ -265,7 +265,7 @@ async fn what_nobody_knows_stays_unknown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_there_a_moment_ago_is_waited_for() {
     let stack = Stack::start(&[]).await;
-    let client = stack.nats("events-worker").await;
+    let client = stack.compose.nats("events-worker").await;
     let subscribe = async || {
         let requests = client.queue_subscribe("events.*", "events".to_owned()).await.unwrap();
         client.flush().await.unwrap();
@@ -297,7 +297,7 @@ async fn who_was_there_a_moment_ago_is_waited_for() {
 async fn what_is_still_under_way_is_waited_for_whatever_else_is_tried() {
     let stack = Stack::start(&[]).await;
     // Takes one message, and is gone before it is sent again; its answer comes late.
-    let client = stack.nats("events-worker").await;
+    let client = stack.compose.nats("events-worker").await;
     let mut requests = client.queue_subscribe("events.*", "events".to_owned()).await.unwrap();
     client.flush().await.unwrap();
     let slow = async {
@@ -328,7 +328,7 @@ async fn a_worker_that_dies_before_its_reply_costs_a_wait_and_no_mark_of_a_repla
         .compose
         .up_as(
             "events-worker",
-            &failing_events_worker().await,
+            &failing_worker("events-worker").await,
             &[("FAILPOINTS", "before-reply=return".to_owned())],
         )
         .await;

@@ -104,6 +104,7 @@ impl<'de> Visitor<'de> for Strict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn refuses_duplicates_depth_and_trailing_text() {
@@ -133,5 +134,44 @@ mod tests {
     fn keeps_values() {
         let text = r#"{"a":[1,-2,1.5,true,null,"x"],"b":{"c":18446744073709551615}}"#;
         assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 64, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map("[a-z\"]{0,3}", inner, 0..6)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_read_as_it_was_written(value in value()) {
+            prop_assert_eq!(parse(value.to_string().as_bytes()).unwrap(), value);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let strict = parse(&bytes);
+            if let Ok(value) = strict {
+                prop_assert!(serde_json::from_slice::<Value>(&bytes).is_ok(), "{value}");
+            }
+        }
+
+        #[test]
+        fn damaged_json_is_read_or_refused(value in value(), at: prop::sample::Index, byte: u8, cut: bool) {
+            let mut bytes = value.to_string().into_bytes();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] = byte }
+            let _ = parse(&bytes);
+        }
     }
 }

@@ -103,6 +103,9 @@ impl Connection {
         if let Some(path) = &settings.ca {
             options = options.add_root_certificates(path.clone()).require_tls(true);
         }
+        if let (Some(cert), Some(key)) = (&settings.cert, &settings.key) {
+            options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
+        }
         let client = options.connect(settings.urls().collect::<Vec<_>>()).await?;
         Ok(Self { client, losses, link })
     }

@@ -80,6 +80,7 @@ pub fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_are_read_in_any_case_and_never_guessed() {
@@ -98,5 +99,26 @@ mod tests {
         let mut headers = HeaderMap::new();
         set(&mut headers, ERROR, "a\r\nX-Status: 200");
         assert_eq!(single(Some(&headers), ERROR).unwrap(), Some("a  X-Status: 200"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_can_be_written_and_is_one_line(text in "\\PC{0,60}|[\r\n\0 :a]{0,20}") {
+            let mut headers = HeaderMap::new();
+            set(&mut headers, ERROR, &text);
+            let read = single(Some(&headers), ERROR).unwrap().unwrap_or_default();
+            prop_assert!(!read.contains(['\r', '\n']));
+            prop_assert_eq!(read, text.replace(['\r', '\n'], " "));
+        }
+
+        #[test]
+        fn a_name_in_any_case_counts_once(spelled in "[xX]-[bB][uU][dD][gG][eE][tT]-[mM][sS]", again: bool) {
+            let mut headers = HeaderMap::new();
+            headers.append(spelled.as_str(), "1");
+            if again {
+                headers.append(BUDGET, "1");
+            }
+            prop_assert_eq!(single(Some(&headers), BUDGET).is_err(), again);
+        }
     }
 }
