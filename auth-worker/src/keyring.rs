@@ -120,23 +120,30 @@ impl KeyState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Term {
     from: Timestamp,
-    revoked: bool,
+    revoked_at: Option<Timestamp>,
+}
+
+impl Term {
+    /// Whether the key has signed by `now`, whatever became of it.
+    fn has_begun(self, now: Timestamp) -> bool {
+        self.from <= now && self.revoked_at.is_none_or(|revoked| revoked > self.from)
+    }
 }
 
 /// What a key with this `term` is used for at `now`, among `all` keys.
 fn state(term: Term, all: &[Term], now: Timestamp) -> KeyState {
-    if term.revoked {
+    if term.revoked_at.is_some() {
         return KeyState::Revoked;
     }
     if term.from > now {
         return KeyState::Standby;
     }
-    let begun = all.iter().filter(|other| !other.revoked && other.from <= now);
-    let successor = begun.map(|other| other.from).filter(|from| *from > term.from).min();
-    match successor {
-        None => KeyState::Current,
-        Some(from) if now < from.plus_seconds(RETIRING_SECONDS) => KeyState::Retiring,
-        Some(_) => KeyState::Retired,
+    let successors = all.iter().filter(|other| other.from > term.from && other.has_begun(now));
+    let taken_over = successors.clone().any(|successor| successor.revoked_at.is_none());
+    match successors.map(|successor| successor.from).min() {
+        Some(from) if taken_over && now >= from.plus_seconds(RETIRING_SECONDS) => KeyState::Retired,
+        Some(_) if taken_over => KeyState::Retiring,
+        _ => KeyState::Current,
     }
 }
 
@@ -153,13 +160,11 @@ impl Keyring {
         records: &[SigningKeyRecord],
         seal: &Seal,
     ) -> Result<Self, SigningKeyError> {
-        let term = |record: &SigningKeyRecord| Term {
-            from: record.current_from,
-            revoked: record.revoked_at.is_some(),
-        };
+        let term =
+            |record: &SigningKeyRecord| Term { from: record.current_from, revoked_at: record.revoked_at };
         let own = records.iter().find(|record| record.kid == configured.kid).map(term);
         let mut keys =
-            vec![(configured, own.unwrap_or(Term { from: Timestamp::UNIX_EPOCH, revoked: false }))];
+            vec![(configured, own.unwrap_or(Term { from: Timestamp::UNIX_EPOCH, revoked_at: None }))];
         for record in records {
             let Some(sealed) = &record.sealed else { continue };
             match seal.open(&record.kid, sealed) {
@@ -182,19 +187,29 @@ impl Keyring {
         self.keys.iter().map(|(key, term)| (key, state(*term, &terms, now), term.from)).collect()
     }
 
-    /// The key that signs at `now`.
-    pub(crate) fn current(&self, now: Timestamp) -> Option<&SigningKey> {
-        self.states(now)
-            .into_iter()
-            .rev()
-            .find(|(_, state, _)| *state == KeyState::Current)
-            .map(|(key, ..)| key)
+    /// The key to sign with at `now`: the current one, or, while its publication is held up, the former one, which
+    /// everybody knows.
+    pub(crate) fn signing(&self, now: Timestamp, is_known: impl Fn(&str) -> bool) -> Option<&SigningKey> {
+        let states = self.states(now);
+        let in_state = |wanted| {
+            let keys = states.iter().rev().filter(move |(_, state, _)| *state == wanted);
+            keys.map(|(key, ..)| *key)
+        };
+        let known = |key: &&SigningKey| is_known(&key.kid);
+        let current = in_state(KeyState::Current).next();
+        let former = || in_state(KeyState::Retiring).find(known);
+        current.filter(known).or_else(former).or(current)
+    }
+
+    /// Every key that may be met at `now`.
+    pub(crate) fn published(&self, now: Timestamp) -> impl Iterator<Item = &SigningKey> {
+        let states = self.states(now).into_iter();
+        states.filter(|(_, state, _)| state.is_published()).map(|(key, ..)| key)
     }
 
     /// The JWKS document (RFC 7517) with every key that may be met at `now`.
     pub(crate) fn jwks(&self, now: Timestamp) -> String {
-        let published = self.states(now).into_iter().filter(|(_, state, _)| state.is_published());
-        let keys: Vec<_> = published.map(|(key, ..)| key.jwk()).collect();
+        let keys: Vec<_> = self.published(now).map(SigningKey::jwk).collect();
         json!({ "keys": keys }).to_string()
     }
 }
@@ -241,9 +256,10 @@ mod tests {
     #[test]
     fn a_key_waits_signs_verifies_and_retires() {
         let at = |seconds: i64| Timestamp::parse("2026-01-01T00:00:00Z").unwrap().plus_seconds(seconds);
-        let alive = |from| Term { from: at(from), revoked: false };
-        let first = Term { from: Timestamp::UNIX_EPOCH, revoked: false };
-        let all = [first, alive(100), alive(5000), Term { revoked: true, ..alive(200) }];
+        let alive = |from| Term { from: at(from), revoked_at: None };
+        let first = Term { from: Timestamp::UNIX_EPOCH, revoked_at: None };
+        // The last one was withdrawn before it signed.
+        let all = [first, alive(100), alive(5000), Term { revoked_at: Some(at(150)), ..alive(200) }];
         use KeyState::{Current, Retired, Retiring, Revoked, Standby};
         for (seconds, expected) in [
             (0, [Current, Standby, Standby, Revoked]),
@@ -258,6 +274,27 @@ mod tests {
             let states = all.map(|term| state(term, &all, at(seconds)));
             assert_eq!(states, expected, "after {seconds} s");
         }
+        // What retired long ago does not come back because its successor is withdrawn.
+        let all = [first, Term { revoked_at: Some(at(9000)), ..alive(100) }, alive(9000)];
+        let states = all.map(|term| state(term, &all, at(9000)));
+        assert_eq!(states, [Retired, Revoked, Current]);
+    }
+
+    #[test]
+    fn a_key_that_nobody_knows_yet_does_not_sign_where_another_can() {
+        let (seal, now) = (Seal::new(&[7; 32]).unwrap(), Timestamp::parse("2026-01-01T00:00:00Z").unwrap());
+        let (configured, _) = seal.generate().unwrap();
+        let (first, (key, sealed)) = (configured.kid.clone(), seal.generate().unwrap());
+        let second = key.kid.clone();
+        let current_from = now.plus_seconds(-60);
+        let record = SigningKeyRecord { kid: key.kid, sealed: Some(sealed), current_from, revoked_at: None };
+        let ring = Keyring::open(configured, &[record], &seal).unwrap();
+        let signing = |known: &[&String]| {
+            ring.signing(now, |kid| known.iter().any(|known| *known == kid)).unwrap().kid.clone()
+        };
+        assert_eq!(signing(&[&first, &second]), second);
+        assert_eq!(signing(&[&first]), first);
+        assert_eq!(signing(&[]), second);
     }
 
     #[test]
@@ -294,7 +331,7 @@ mod tests {
             ..records[0].clone()
         });
         let ring = Keyring::open(configured, &records, &seal).unwrap();
-        assert_eq!(ring.current(now).unwrap().kid, records[0].kid);
+        assert_eq!(ring.signing(now, |_| true).unwrap().kid, records[0].kid);
         let document = ring.jwks(now);
         let published: Vec<bool> = records.iter().map(|record| document.contains(&record.kid)).collect();
         assert_eq!(published, [true, true, false, false], "{document}");

@@ -8,6 +8,7 @@ use shared::contract::Timestamp;
 use shared::identity::PublicKeys;
 use shared::messaging::KeyDirectory;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::keyring::{KeyState, SigningKeyRecord};
 use crate::store::AuthStore;
@@ -17,6 +18,8 @@ use crate::tokens::TokenIssuer;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often while the keys are not published yet.
 const INTERVAL_WHILE_UNPUBLISHED: Duration = Duration::from_millis(100);
+/// How long the database may take over one.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The shortest time, in seconds, between publishing a key and signing with it: every process of ours has looked
 /// by then.
 const SHORTEST_STANDBY: i64 = 5;
@@ -53,7 +56,8 @@ pub(crate) async fn keep_published(
     let mut interval = INTERVAL_WHILE_UNPUBLISHED;
     loop {
         let look = async {
-            let records = store.signing_keys().await?;
+            // A link that was cut without a word would never say so.
+            let records = tokio::time::timeout(LOOK_TIMEOUT, store.signing_keys()).await??;
             if known.as_ref() != Some(&records) {
                 issuer.use_keys(&records)?;
                 known = Some(records);
@@ -61,7 +65,9 @@ pub(crate) async fn keep_published(
             let document = issuer.jwks(Timestamp::now());
             keys.replace(&document)?;
             // Only after a look that succeeded: who does not know what is withdrawn must not publish it again.
-            Ok::<_, anyhow::Error>(directory.publish(&document).await?)
+            directory.publish(&document).await?;
+            issuer.note_published(Instant::now());
+            Ok::<_, anyhow::Error>(())
         };
         match look.await {
             Ok(()) => {
@@ -127,6 +133,12 @@ pub(crate) async fn run(
                 said = format!("{} signs from now on\n", add(now).await?);
             }
             store.revoke_signing_key(&kid, *from, now).await?;
+            if kid == issuer.configured_kid()? {
+                said.push_str(
+                    "it is the configured key, from which refresh tokens and the seals of the others are derived: \
+                     if it was stolen, replace EVENTBOARD_SIGNING_KEY as well, which signs everybody out\n",
+                );
+            }
             Ok(format!("{kid} is revoked; its tokens are refused within seconds\n{said}"))
         }
     }

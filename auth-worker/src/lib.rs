@@ -117,7 +117,7 @@ async fn serve(
     let background = async {
         tokio::join!(
             keys::keep_published(&*store, &issuer, &keys, &directory, &published),
-            revocations::publish(&*store, &revocation_bucket, &revoked),
+            revocations::publish(&*store, &revocation_bucket, &revoked, health),
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&caller, health),

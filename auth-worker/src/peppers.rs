@@ -27,11 +27,16 @@ impl fmt::Debug for Pepper {
     }
 }
 
+/// What stands for no pepper at all.
+const NONE: &str = "none";
+
 /// Text that holds no peppers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotPeppers {
     /// One has no id before its colon, or a strange one.
-    #[error("expected <id>:<secret>, several separated by commas; an id is 1 to {MAX_ID} letters or digits")]
+    #[error(
+        "expected <id>:<secret>, several separated by commas, or none as the first; an id is 1 to {MAX_ID} letters or digits"
+    )]
     Id,
     /// One is too short.
     #[error("a pepper must have at least {MIN_SECRET} bytes")]
@@ -46,7 +51,12 @@ impl FromStr for Peppers {
 
     fn from_str(text: &str) -> Result<Self, NotPeppers> {
         let mut peppers: Vec<Pepper> = Vec::new();
-        for pair in text.trim().split(',') {
+        for (index, pair) in text.trim().split(',').enumerate() {
+            if index == 0 && pair.trim() == NONE {
+                // New hashes take none yet: every worker learns of a pepper before the first hash needs it.
+                peppers.push(Pepper { id: String::new(), secret: SecretString::default() });
+                continue;
+            }
             let (id, secret) = pair.trim().split_once(':').ok_or(NotPeppers::Id)?;
             let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric());
             if !plain || !(1..=MAX_ID).contains(&id.len()) {
@@ -80,7 +90,7 @@ impl Peppers {
 
     /// Every secret.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &SecretString> {
-        self.0.iter().map(|pepper| &pepper.secret)
+        self.0.iter().filter(|pepper| !pepper.id.is_empty()).map(|pepper| &pepper.secret)
     }
 }
 
@@ -101,11 +111,18 @@ mod tests {
         assert_eq!(peppers.current(), ("2026".as_bytes(), long.as_bytes()));
         assert_eq!(peppers.secret(b"2025"), Some(other.as_bytes()));
         assert_eq!((peppers.secret(b""), peppers.secret(b"2024")), (Some(&[][..]), None));
+        let prepared: Peppers = format!("none,2026:{long}").parse().unwrap();
+        assert_eq!(
+            (prepared.current(), prepared.secret(b"2026")),
+            ((&[][..], &[][..]), Some(long.as_bytes()))
+        );
+        assert_eq!(prepared.secrets().count(), 1);
         assert_eq!(Peppers::default().current(), (&[][..], &[][..]));
         assert!(!format!("{peppers:?}").contains('x'));
         for (bad, why) in [
             (String::new(), NotPeppers::Id),
             (long.clone(), NotPeppers::Id),
+            (format!("a:{long},none"), NotPeppers::Id),
             (format!(":{long}"), NotPeppers::Id),
             (format!("123456789:{long}"), NotPeppers::Id),
             (format!("a b:{long}"), NotPeppers::Id),

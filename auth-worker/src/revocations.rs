@@ -4,48 +4,97 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use database::StoreError;
 use shared::contract::Timestamp;
+use shared::health::Health;
+use shared::key_value::KeyValueError;
 use shared::messaging::RevocationBucket;
-use shared::revocations::REVOCATION_SECONDS;
+use shared::revocations::{REVOCATION_SECONDS, Revocation};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::store::AuthStore;
 
 /// Between two looks while nothing is known to be new: what another worker could not tell is told by then.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How far back a look goes, in seconds: further than a transaction takes, and than clocks are apart.
+/// How long the database may take over one. A link that was cut without a word would never say so.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How far a look goes back behind the one before it, in seconds: further than a transaction takes, and than
+/// clocks are apart.
 const OVERLAP_SECONDS: i64 = 30;
+/// How often everything is told again that the bucket lacks, whatever became of it.
+const FULL_INTERVAL: Duration = Duration::from_secs(60);
+/// What `/health` calls it.
+const CHECK: &str = "revocations-told";
+
+/// Why nothing could be told.
+#[derive(Debug, thiserror::Error)]
+enum PublishError {
+    #[error("the database did not answer in time")]
+    TimedOut,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Bucket(#[from] KeyValueError),
+}
+
+/// What has been told until now.
+#[derive(Default)]
+struct Told {
+    /// What the bucket holds of what was found last time.
+    written: HashSet<Revocation>,
+    /// When the last look began that told everything it found; `None` makes the next one go back all the way.
+    until: Option<Timestamp>,
+    losses: u64,
+}
 
 /// Tells what is revoked, whenever `revoked` is notified and now and then.
-pub(crate) async fn publish(store: &dyn AuthStore, bucket: &RevocationBucket, revoked: &Notify) -> ! {
-    let mut written = HashSet::new();
-    let mut losses = None;
+pub(crate) async fn publish(
+    store: &dyn AuthStore,
+    bucket: &RevocationBucket,
+    revoked: &Notify,
+    health: &Health,
+) -> ! {
+    let mut told = Told::default();
+    let mut full = Instant::now();
     let mut complained = false;
     loop {
-        let current = bucket.losses();
-        let since = if losses == Some(current) {
-            OVERLAP_SECONDS
-        } else {
-            written.clear();
-            REVOCATION_SECONDS
-        };
-        let published = async {
-            let found = store.revocations(Timestamp::now().plus_seconds(-since)).await?;
-            let found: HashSet<_> = found.into_iter().collect();
-            written.retain(|revocation| found.contains(revocation));
-            Ok::<_, anyhow::Error>(bucket.publish(found, &mut written).await?)
-        };
-        match published.await {
-            Ok(()) => (losses, complained) = (Some(current), false),
-            Err(error) if !complained => {
-                tracing::warn!(%error, "cannot tell which tokens are revoked");
-                complained = true;
-            }
-            Err(_) => {}
+        let began = Instant::now();
+        let losses = bucket.losses();
+        if losses != told.losses || began >= full {
+            told = Told { losses, ..Told::default() };
+            full = began + FULL_INTERVAL;
         }
+        let outcome = tell(store, bucket, &mut told, Timestamp::now()).await;
+        if let Err(error) = &outcome
+            && !complained
+        {
+            tracing::warn!(%error, "cannot tell which tokens are revoked");
+        }
+        complained = outcome.is_err();
+        let seen = outcome.map(|()| None).map_err(|_| "cannot be told".to_owned());
+        health.observe(CHECK, began.elapsed(), seen);
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = revoked.notified() => {}
         }
     }
+}
+
+async fn tell(
+    store: &dyn AuthStore,
+    bucket: &RevocationBucket,
+    told: &mut Told,
+    now: Timestamp,
+) -> Result<(), PublishError> {
+    let since = told
+        .until
+        .map_or(now.plus_seconds(-REVOCATION_SECONDS), |until| until.plus_seconds(-OVERLAP_SECONDS));
+    let found = tokio::time::timeout(LOOK_TIMEOUT, store.revocations(since)).await;
+    let found = found.map_err(|_| PublishError::TimedOut)??;
+    let known: HashSet<_> = found.iter().copied().collect();
+    told.written.retain(|revocation| known.contains(revocation));
+    bucket.publish(&found, &mut told.written).await?;
+    told.until = Some(now);
+    Ok(())
 }

@@ -22,8 +22,11 @@ pub use sqlite::SqliteAuthStore;
 
 /// How long the database may take over what an operator's command changes.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a session that was ended is kept, in seconds: while its access tokens could be used.
+/// How long a session that is over is kept, in seconds: while its access tokens could be used.
 const KEPT_SECONDS: i64 = 2 * REVOCATION_SECONDS;
+/// How long after its last refresh a session may still have an access token, in seconds, the grace in which that
+/// is given again included.
+const TOKENS_SECONDS: i64 = REVOCATION_SECONDS + 30;
 
 /// The users, organisations, sessions and invitations. Every write takes a deadline, after which the
 /// server gives up too.
@@ -212,8 +215,8 @@ pub enum CreateAccountError {
 /// Sessions that are listed at most.
 pub const MAX_LISTED_SESSIONS: i64 = 100;
 
-/// A password that changes.
-#[derive(Debug, Clone, Copy)]
+/// A password that changes. Not shown by `Debug`: it holds hashes.
+#[derive(Clone, Copy)]
 pub struct PasswordChange<'a> {
     /// Whose.
     pub user: UserId,

@@ -25,17 +25,18 @@ use tokio::time::Instant;
 
 use local::LocalRecords;
 pub(crate) use tally::Guessed;
-use tally::{Limit, Tally, Verdict};
+use tally::{Forgets, Limit, Tally, Verdict};
 
-/// Of an account and an address together. Their owner's success forgets the failures.
-const PAIR: Limit = Limit { name: "pair", free: 5, forgets: true };
-/// Of an account, wherever from.
-const ACCOUNT: Limit = Limit { name: "account", free: 20, forgets: true };
-/// Of an address, at whichever account. A success says nothing of the other accounts it was tried at.
-const NETWORK: Limit = Limit { name: "network", free: 100, forgets: false };
+/// Of an account and a network together. Their owner's success forgets the failures.
+const PAIR: Limit = Limit { name: "pair", free: 5, forgets: Forgets::AfterSuccess };
+/// Of an account, wherever from. Networks from which its owner has signed in are not held back by it.
+const ACCOUNT: Limit = Limit { name: "account", free: 20, forgets: Forgets::AfterSuccess };
+/// Of a network, at whichever account. A success says nothing of the other accounts it was tried at; a network
+/// that many people share may fail once a minute for good.
+const NETWORK: Limit = Limit { name: "network", free: 100, forgets: Forgets::OneEach(60_000) };
 
-/// Attempts per hashing thread that are under way at once: enough to keep it busy.
-const UNDER_WAY_PER_THREAD: usize = 2;
+/// Attempts per hashing thread that are under way at once: enough to keep it busy while others are counted.
+const UNDER_WAY_PER_THREAD: usize = 4;
 /// Attempts per hashing thread that wait for one of these places; at 16 ms a hash, half a second.
 const WAITING_PER_THREAD: usize = 32;
 /// How long an attempt waits for others of the same account whose outcome is not known yet.
@@ -44,6 +45,10 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 const POLL_MS: std::ops::Range<u64> = 20..60;
 /// After a conflict somebody else goes first, for so many microseconds.
 const BACKOFF_US: std::ops::Range<u64> = 100..1500;
+/// How long noting the end of an attempt may take.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Conflicts after which an attempt waits with the others.
+const MAX_CONFLICTS: usize = 20;
 /// After a failure the shared tallies are left alone for so long: their timeout must not slow every login.
 const PAUSE_MS: i64 = 1000;
 
@@ -77,11 +82,27 @@ pub(crate) struct Attempt {
     _place: OwnedSemaphorePermit,
 }
 
+/// An attempt that is counted under one key.
 struct Reservation {
     key: String,
     limit: &'static Limit,
     tally: Tally,
     revision: u64,
+    reserved_at: i64,
+}
+
+/// What stands under one key.
+struct Seen {
+    key: String,
+    limit: &'static Limit,
+    tally: Tally,
+    revision: u64,
+}
+
+/// Why an attempt was not reserved.
+enum NotReserved {
+    Wait,
+    Refused(Duration),
 }
 
 impl Throttle {
@@ -113,9 +134,9 @@ impl Throttle {
             let place = self.place(deadline).await?;
             match self.reserve(&keys).await {
                 Ok((store, reservations)) => return Ok(Attempt { store, reservations, _place: place }),
-                Err(Verdict::Refused(pause)) => return Err(Refusal::TooMany(pause)),
+                Err(NotReserved::Refused(pause)) => return Err(Refusal::TooMany(pause)),
                 // Whoever waits here does not keep others from a place.
-                Err(Verdict::Wait | Verdict::Admitted(_)) => drop(place),
+                Err(NotReserved::Wait) => drop(place),
             }
             if Instant::now() >= patience {
                 return Err(Refusal::TooMany(Duration::from_secs(1)));
@@ -132,6 +153,7 @@ impl Throttle {
         place.map_err(|_| Refusal::Expired)?.map_err(|_| Refusal::Busy)
     }
 
+    /// The keys of an attempt: of the pair, the account and the network.
     fn keys(&self, email: &Email, network: Option<ClientNetwork>) -> [(String, &'static Limit); 3] {
         // Who sends messages by hand is in no network; all of them count together.
         let network = network.map_or_else(|| "none".to_owned(), |network| network.to_string());
@@ -147,14 +169,14 @@ impl Throttle {
         ]
     }
 
-    /// Reserves the attempt in all three tallies, or in none.
+    /// Reserves the attempt in all tallies, or in none.
     async fn reserve(
         &self,
-        keys: &[(String, &'static Limit)],
-    ) -> Result<(Arc<dyn KeyValueStore>, Vec<Reservation>), Verdict> {
+        keys: &[(String, &'static Limit); 3],
+    ) -> Result<(Arc<dyn KeyValueStore>, Vec<Reservation>), NotReserved> {
         let now = Timestamp::now().unix_millis();
         if self.away_until.load(Ordering::Relaxed) <= now {
-            match reserve_all(&self.shared, keys).await {
+            match reserve_all(&*self.shared, keys).await {
                 Ok(reserved) => return reserved.map(|reserved| (Arc::clone(&self.shared), reserved)),
                 Err(error) => {
                     tracing::warn!(%error, "failed logins are counted by this worker alone");
@@ -162,53 +184,80 @@ impl Throttle {
                 }
             }
         }
-        match reserve_all(&self.local, keys).await {
+        match reserve_all(&*self.local, keys).await {
             Ok(reserved) => reserved.map(|reserved| (Arc::clone(&self.local), reserved)),
             // A map in memory does not fail.
-            Err(_) => Err(Verdict::Wait),
+            Err(_) => Err(NotReserved::Wait),
         }
     }
 }
 
+async fn look(
+    store: &dyn KeyValueStore,
+    (key, limit): &(String, &'static Limit),
+) -> Result<Seen, KeyValueError> {
+    let entry = store.read(key).await?;
+    let tally = entry.as_ref().map(|entry| Tally::read(&entry.record)).unwrap_or_default();
+    Ok(Seen { key: key.clone(), limit, tally, revision: entry.map_or(0, |entry| entry.revision) })
+}
+
 async fn reserve_all(
-    store: &Arc<dyn KeyValueStore>,
-    keys: &[(String, &'static Limit)],
-) -> Result<Result<Vec<Reservation>, Verdict>, KeyValueError> {
-    let mut reservations = Vec::with_capacity(keys.len());
-    for (key, limit) in keys {
-        match reserve(&**store, key, limit).await {
-            Ok(Ok(reservation)) => reservations.push(reservation),
-            refused => {
-                settle(&**store, reservations, Guessed::NotTried).await;
-                return match refused {
-                    Err(error) => Err(error),
-                    Ok(verdict) => Ok(verdict.map(|_| Vec::new())),
-                };
-            }
+    store: &dyn KeyValueStore,
+    [pair, account, network]: &[(String, &'static Limit); 3],
+) -> Result<Result<Vec<Reservation>, NotReserved>, KeyValueError> {
+    let (pair, account, network) =
+        tokio::try_join!(look(store, pair), look(store, account), look(store, network))?;
+    // Whoever guesses at an account must not keep its owner out where they have signed in before.
+    let counted = if pair.tally.knows_success() { vec![pair, network] } else { vec![pair, account, network] };
+    let now = Timestamp::now().unix_millis();
+    // Nothing is written for an attempt that is not made.
+    for seen in &counted {
+        match seen.tally.admit(seen.limit, now) {
+            Verdict::Admitted(_) => {}
+            Verdict::Wait => return Ok(Err(NotReserved::Wait)),
+            Verdict::Refused(pause) => return Ok(Err(NotReserved::Refused(pause))),
         }
     }
-    Ok(Ok(reservations))
+    let results = join_all(counted.into_iter().map(|seen| reserve(store, seen))).await;
+    let (mut reservations, mut refused) = (Vec::new(), Ok(None));
+    for result in results {
+        match result {
+            Ok(Ok(reservation)) => reservations.push(reservation),
+            Ok(Err(refusal)) => refused = refused.map(|_| Some(refusal)),
+            Err(error) => refused = Err(error),
+        }
+    }
+    match refused {
+        Ok(None) => Ok(Ok(reservations)),
+        refused => {
+            settle(store, reservations, Guessed::NotTried).await;
+            refused.map(|refusal| Err(refusal.unwrap_or(NotReserved::Wait)))
+        }
+    }
 }
 
 async fn reserve(
     store: &dyn KeyValueStore,
-    key: &str,
-    limit: &'static Limit,
-) -> Result<Result<Reservation, Verdict>, KeyValueError> {
-    loop {
-        let entry = store.read(key).await?;
-        let tally = entry.as_ref().map(|entry| Tally::read(&entry.record)).unwrap_or_default();
-        let tally = match tally.admit(limit, Timestamp::now().unix_millis()) {
+    mut seen: Seen,
+) -> Result<Result<Reservation, NotReserved>, KeyValueError> {
+    for _ in 0..MAX_CONFLICTS {
+        let now = Timestamp::now().unix_millis();
+        let tally = match seen.tally.admit(seen.limit, now) {
             Verdict::Admitted(tally) => tally,
-            verdict => return Ok(Err(verdict)),
+            Verdict::Wait => return Ok(Err(NotReserved::Wait)),
+            Verdict::Refused(pause) => return Ok(Err(NotReserved::Refused(pause))),
         };
-        let revision = entry.map_or(0, |entry| entry.revision);
-        match store.write(key, &tally.write(), revision).await {
-            Ok(revision) => return Ok(Ok(Reservation { key: key.to_owned(), limit, tally, revision })),
+        match store.write(&seen.key, &tally.write(), seen.revision).await {
+            Ok(revision) => {
+                let Seen { key, limit, .. } = seen;
+                return Ok(Ok(Reservation { key, limit, tally, revision, reserved_at: now }));
+            }
             Err(KeyValueError::Conflict) => back_off().await,
             Err(error) => return Err(error),
         }
+        seen = look(store, &(seen.key, seen.limit)).await?;
     }
+    Ok(Err(NotReserved::Wait))
 }
 
 async fn back_off() {
@@ -216,24 +265,28 @@ async fn back_off() {
     tokio::time::sleep(Duration::from_micros(pause)).await;
 }
 
-/// Notes how attempts ended. What cannot be noted counts as failed after a while.
+/// Notes how an attempt ended. What cannot be noted counts as failed after a while.
 async fn settle(store: &dyn KeyValueStore, reservations: Vec<Reservation>, guessed: Guessed) {
-    let settled = reservations.into_iter().map(async |mut reservation| {
+    let settled = reservations.into_iter().map(async |reservation| {
+        let Reservation { key, limit, reserved_at, mut tally, mut revision } = reservation;
         loop {
-            let now = Timestamp::now().unix_millis();
-            let tally = reservation.tally.settle(reservation.limit, guessed, now);
-            match store.write(&reservation.key, &tally.write(), reservation.revision).await {
+            let settled = tally.settle(limit, reserved_at, guessed, Timestamp::now().unix_millis());
+            match store.write(&key, &settled.write(), revision).await {
                 Ok(_) => return Ok(()),
                 Err(KeyValueError::Conflict) => back_off().await,
                 Err(error) => return Err(error),
             }
-            let entry = store.read(&reservation.key).await?;
-            (reservation.tally, reservation.revision) =
+            let entry = store.read(&key).await?;
+            (tally, revision) =
                 entry.map_or_else(Default::default, |entry| (Tally::read(&entry.record), entry.revision));
         }
     });
-    if let Some(error) = join_all(settled).await.into_iter().find_map(Result::err) {
-        tracing::debug!(%error, "could not note how a login ended");
+    let all = tokio::time::timeout(SETTLE_TIMEOUT, join_all(settled)).await;
+    let failed = all.map(|all| all.into_iter().find_map(Result::err));
+    match failed {
+        Ok(None) => {}
+        Ok(Some(error)) => tracing::debug!(%error, "could not note how a login ended"),
+        Err(_) => tracing::debug!("could not note in time how a login ended"),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Signs access tokens, derives refresh tokens, and shows the public keys.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use aws_lc_rs::encoding::AsBigEndian;
 use aws_lc_rs::hmac;
@@ -16,10 +18,14 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use shared::contract::Timestamp;
 use shared::contract::auth::{Secret, SessionId};
 use shared::identity::{ACCESS_TOKEN_SECONDS, AUDIENCE, AccessClaims, ISSUER, TOKEN_TYPE};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::keyring::{Keyring, Seal, SigningKey, SigningKeyRecord};
 use crate::store::Owner;
+
+/// How long after its publication every verifier has learned of a key, which looks every second.
+const LEARNED_AFTER: Duration = Duration::from_secs(3);
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";
@@ -33,6 +39,8 @@ pub struct TokenIssuer {
     secret: hmac::Key,
     refresh: hmac::Key,
     ring: RwLock<Arc<Keyring>>,
+    /// Since when each key has been published: verifiers need a moment to learn of it.
+    published: RwLock<HashMap<String, Instant>>,
 }
 
 impl fmt::Debug for TokenIssuer {
@@ -94,6 +102,7 @@ impl TokenIssuer {
             refresh: hmac::Key::new(hmac::HMAC_SHA256, &derived(&secret, "refresh tokens v1")),
             secret,
             ring: RwLock::new(Arc::new(ring)),
+            published: RwLock::default(),
         })
     }
 
@@ -134,6 +143,28 @@ impl TokenIssuer {
         Ok(())
     }
 
+    /// Notes that every key which may be met is published.
+    pub(crate) fn note_published(&self, now: Instant) {
+        let ring = self.ring();
+        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+        let kids: Vec<String> = ring.published(Timestamp::now()).map(|key| key.kid.clone()).collect();
+        published.retain(|kid, _| kids.contains(kid));
+        for kid in kids {
+            published.entry(kid).or_insert(now);
+        }
+    }
+
+    /// Whether every verifier that is not cut off knows this key.
+    fn is_known(&self, kid: &str) -> bool {
+        let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
+        published.get(kid).is_some_and(|since| since.elapsed() >= LEARNED_AFTER)
+    }
+
+    /// The id of the configured key.
+    pub(crate) fn configured_kid(&self) -> Result<String, SigningKeyError> {
+        Ok(SigningKey::from_pkcs8(self.configured.expose_secret())?.kid)
+    }
+
     pub(crate) fn seal(&self) -> Result<Seal, SigningKeyError> {
         Seal::new(&derived(&self.secret, "signing keys v1"))
     }
@@ -150,7 +181,7 @@ impl TokenIssuer {
     /// Signs an access token for the owner of `session`.
     ///
     /// # Errors
-    /// [`SigningKeyError::Sign`].
+    /// [`SigningKeyError::NoCurrentKey`] and [`SigningKeyError::Sign`].
     pub fn access_token(
         &self,
         owner: &Owner,
@@ -158,7 +189,7 @@ impl TokenIssuer {
         now: Timestamp,
     ) -> Result<Secret, SigningKeyError> {
         let ring = self.ring();
-        let key = ring.current(now).ok_or(SigningKeyError::NoCurrentKey)?;
+        let key = ring.signing(now, |kid| self.is_known(kid)).ok_or(SigningKeyError::NoCurrentKey)?;
         let header = Header {
             typ: Some(TOKEN_TYPE.to_owned()),
             kid: Some(key.kid.clone()),

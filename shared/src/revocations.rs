@@ -97,9 +97,9 @@ impl Revocations {
             || known.users.get(&caller.user_id).is_some_and(|(version, _)| caller.token_version < *version)
     }
 
-    /// Notes a revocation that was written at this time.
-    pub fn note(&self, revocation: Revocation, written_at: Timestamp) {
-        let until = written_at.plus_seconds(REVOCATION_SECONDS + LEEWAY);
+    /// Notes a revocation that was read at `now`, which is later than it was written.
+    pub fn note(&self, revocation: Revocation, now: Timestamp) {
+        let until = now.plus_seconds(REVOCATION_SECONDS);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         match revocation {
             Revocation::Session(id) => {
@@ -181,9 +181,9 @@ mod tests {
         assert!(!revocations.revoke(&caller(9, 2, 5)));
         assert!(!revocations.revoke(&caller(9, 9, 0)));
         let began = Instant::now();
-        revocations.note_look(began, at.plus_seconds(REVOCATION_SECONDS));
+        revocations.note_look(began, at.plus_seconds(REVOCATION_SECONDS - 1));
         assert_eq!(revocations.len(), 2);
-        revocations.note_look(began, at.plus_seconds(REVOCATION_SECONDS + 60));
+        revocations.note_look(began, at.plus_seconds(REVOCATION_SECONDS));
         assert!(revocations.is_empty());
     }
 

@@ -105,7 +105,9 @@ async fn a_withdrawn_key_is_refused_within_seconds(database: Database) {
     assert!(!keys(&system, &["revoke", "unknown"]).await.0);
     let (done, said) = keys(&system, &["revoke", &first]).await;
     assert!(done && said.contains("is revoked") && said.contains("signs from now on"), "{said}");
-    let second = said.lines().last().unwrap().split(' ').next().unwrap().to_owned();
+    assert!(said.contains("replace EVENTBOARD_SIGNING_KEY"), "{said}");
+    let second = said.lines().find(|line| line.ends_with("signs from now on")).unwrap();
+    let second = second.split(' ').next().unwrap().to_owned();
     let begun = tokio::time::Instant::now();
     for subject in ["events.list", "auth.me"] {
         eventually("workers refuse what it signed", || async {

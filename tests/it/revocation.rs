@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use shared::settings::NatsSettings;
 use tokio::time::Instant;
 
-use crate::harness::system::{PASSWORD, event};
+use crate::harness::system::{PASSWORD, event, signup};
 use crate::harness::{Answer, Database, Member, System, eventually, on_both_databases};
 
 on_both_databases!(
@@ -18,6 +18,7 @@ on_both_databases!(
     a_new_password_ends_the_other_sessions,
     a_role_that_changes_acts_within_a_second,
     whoever_is_locked_out_is_out_and_can_come_back,
+    invitations_end_with_their_administrator,
     members_are_for_administrators_of_their_organisation,
 );
 
@@ -187,6 +188,29 @@ async fn whoever_is_locked_out_is_out_and_can_come_back(database: Database) {
     let back = system.login(&member.email, PASSWORD).await;
     system.post("/events", &back.token, event("Back")).await.expect(201);
     refresh(&system, &member.refresh).await.expect(401);
+}
+
+async fn invitations_end_with_their_administrator(database: Database) {
+    let system = System::start_on(database).await;
+    let founder = system.found_organization().await;
+    let admin = system.add_member(&founder, "ADMIN").await;
+    let mut invitations = Vec::new();
+    for number in 0..2 {
+        let invite = json!({ "email": format!("back-door-{number}@example.com"), "role": "ADMIN" });
+        let invited = system.post("/auth/invitations", &admin.token, invite).await.expect(201);
+        invitations.push(invited.body["invitation"].clone());
+    }
+    let join = async |number: usize| {
+        let mut request = signup(json!({ "invitation": invitations[number] }));
+        request["email"] = json!(format!("back-door-{number}@example.com"));
+        system.post("/auth/signup", "", request).await
+    };
+    change(&system, &founder, &admin.id, json!({ "role": "USER" })).await.expect(200);
+    assert_eq!(join(0).await.expect(422).violations(), ["#/invitation invalid"]);
+    change(&system, &founder, &admin.id, json!({ "role": "ADMIN", "disabled": true })).await.expect(200);
+    assert_eq!(join(1).await.expect(422).violations(), ["#/invitation invalid"]);
+    change(&system, &founder, &admin.id, json!({ "disabled": false })).await.expect(200);
+    join(1).await.expect(201);
 }
 
 async fn members_are_for_administrators_of_their_organisation(database: Database) {

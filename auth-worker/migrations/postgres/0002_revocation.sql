@@ -8,8 +8,8 @@ CREATE INDEX users_by_revocation ON users (tokens_revoked_at) WHERE tokens_revok
 CREATE INDEX members_by_organization ON users (organization_id, id);
 DROP INDEX users_by_organization;
 
--- A session that was ended is kept until its last access token is over by itself; expires_at then says until
--- when.
+-- A session that is over is kept until its last access token is over by itself. ended_at says that it was ended
+-- before its time, and expires_at is the same then.
 ALTER TABLE sessions ADD COLUMN ended_at timestamptz;
 
 CREATE INDEX sessions_by_end ON sessions (ended_at) WHERE ended_at IS NOT NULL;

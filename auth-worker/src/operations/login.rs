@@ -1,9 +1,11 @@
 //! `auth.login`.
 
-use shared::contract::auth::{Login, LoginError, LoginRequest, SignedIn};
+use database::StoreError;
+use shared::contract::auth::{Login, LoginError, LoginRequest, Secret, SignedIn, User};
 use shared::contract::{Context, Failure, Handle};
 
 use super::{Auth, Guessed, hasher_failure, new_session};
+use crate::hasher::HasherError;
 use crate::passwords;
 
 impl Handle<Login> for Auth {
@@ -25,10 +27,16 @@ impl Handle<Login> for Auth {
 impl Auth {
     async fn sign_in(&self, cx: &Context, request: &LoginRequest) -> Result<SignedIn, Failure<LoginError>> {
         let password = passwords::composed(&request.password);
+        let mut tried: Option<String> = None;
         // Twice, because the hash may be replaced by one with today's parameters meanwhile.
         for _ in 0..2 {
             let known = self.store.credentials(&request.email).await?;
             let stored = known.as_ref().map(|(_, hash)| hash.clone());
+            if tried.is_some() && tried == stored {
+                // Locked out. Verifying once more would tell that the password is right.
+                break;
+            }
+            tried.clone_from(&stored);
             // An unknown address is verified against a hash nobody has the password of.
             let verified = self.hasher.verify(password.clone(), stored, cx.deadline).await;
             let verified = verified.map_err(hasher_failure)?;
@@ -37,18 +45,38 @@ impl Auth {
                 _ => break,
             };
             let session = new_session(user.id, cx.now);
-            let Some(owner) =
-                self.store.open_session(user.organization_id, session, &stored, cx.deadline).await?
-            else {
-                continue;
-            };
-            if verified.outdated {
-                let fresh = self.hasher.hash(password.clone(), cx.deadline).await.map_err(hasher_failure)?;
-                self.store.replace_password_hash(&user, &stored, &fresh, cx.deadline).await?;
+            let opened = self.store.open_session(user.organization_id, session, &stored, cx.deadline).await?;
+            let Some(owner) = opened else { continue };
+            if verified.outdated
+                && let Err(error) = self.renew_hash(cx, &user, &stored, password.clone()).await
+            {
+                // The next login tries it again.
+                tracing::warn!(%error, "could not renew a password hash");
             }
             tracing::info!(user_id = %user.id, "signed in");
             return self.signed_in(owner, &session, cx.now);
         }
         Err(Failure::Refused(LoginError::InvalidCredentials))
     }
+
+    /// Replaces a hash by one with today's parameters.
+    async fn renew_hash(
+        &self,
+        cx: &Context,
+        user: &User,
+        stored: &str,
+        password: Secret,
+    ) -> Result<(), RenewError> {
+        let fresh = self.hasher.hash(password, cx.deadline).await?;
+        Ok(self.store.replace_password_hash(user, stored, &fresh, cx.deadline).await?)
+    }
+}
+
+/// Why a hash was not renewed.
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    #[error(transparent)]
+    Hasher(#[from] HasherError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }

@@ -19,6 +19,7 @@ use super::rows::{
 use super::{
     AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MAX_LISTED_SESSIONS,
     MemberChange, Membership, NewAccount, NewInvitation, Owner, PasswordChange, SeedUser, Session,
+    TOKENS_SECONDS,
 };
 use crate::keyring::SigningKeyRecord;
 
@@ -93,7 +94,8 @@ const END_SESSIONS: &str = "UPDATE sessions SET ended_at = $1, expires_at = $2 \
 const END_OTHER_SESSIONS: &str = "UPDATE sessions SET ended_at = $1, expires_at = $2 \
      WHERE user_id = $3 AND ended_at IS NULL AND id <> $4";
 
-const REVOKED_SESSIONS: &str = "SELECT id, NULL::bigint AS token_version FROM sessions WHERE ended_at >= $1";
+const REVOKED_SESSIONS: &str = "SELECT id, NULL::bigint AS token_version FROM sessions \
+     WHERE ended_at >= $1 AND rotated_at > ended_at - make_interval(secs => $2)";
 
 const REVOKED_VERSIONS: &str = "SELECT id, token_version FROM users WHERE tokens_revoked_at >= $1";
 
@@ -126,6 +128,7 @@ const SELECT_INVITING: &str = "SELECT organization_id FROM invitations WHERE tok
 
 const USE_INVITATION: &str = "UPDATE invitations SET used_at = $1 \
      WHERE token_hash = $2 AND email = $3 AND used_at IS NULL AND expires_at > $1 \
+     AND EXISTS (SELECT 1 FROM users u WHERE u.id = created_by_id AND u.role = 'ADMIN' AND u.disabled_at IS NULL) \
      RETURNING organization_id, role";
 
 const INSERT_INVITATION: &str = "INSERT INTO invitations (token_hash, organization_id, email, role, created_by_id, \
@@ -248,7 +251,7 @@ impl AuthStore for PostgresAuthStore {
         }
         sqlx::query(END_OTHER_SESSIONS)
             .bind(StoredTime(now))
-            .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+            .bind(StoredTime(now))
             .bind(change.user.0)
             .bind(change.keep.0)
             .execute(&mut *transaction)
@@ -328,7 +331,7 @@ impl AuthStore for PostgresAuthStore {
         let mut transaction = self.database.begin(deadline).await?;
         let ended = sqlx::query(END_SESSION)
             .bind(StoredTime(now))
-            .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+            .bind(StoredTime(now))
             .bind(id.0)
             .bind(user.0)
             .execute(&mut *transaction)
@@ -345,15 +348,17 @@ impl AuthStore for PostgresAuthStore {
 
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         let mut connection = self.database.connection().await?;
-        let mut revocations = Vec::new();
-        for statement in [REVOKED_SESSIONS, REVOKED_VERSIONS] {
-            let rows = sqlx::query_as::<_, RevocationRow>(statement)
-                .bind(StoredTime(since))
-                .fetch_all(&mut *connection)
-                .await?;
-            revocations.extend(rows.into_iter().map(Revocation::from));
-        }
-        Ok(revocations)
+        let sessions = sqlx::query_as::<_, RevocationRow>(REVOKED_SESSIONS)
+            .bind(StoredTime(since))
+            .bind(TOKENS_SECONDS as f64)
+            .fetch_all(&mut *connection)
+            .await?;
+        let mut revocations = sqlx::query_as::<_, RevocationRow>(REVOKED_VERSIONS)
+            .bind(StoredTime(since))
+            .fetch_all(&mut *connection)
+            .await?;
+        revocations.extend(sessions);
+        Ok(revocations.into_iter().map(Revocation::from).collect())
     }
 
     async fn members(
@@ -542,7 +547,7 @@ async fn insert_user(
 /// Also removes a few sessions that are over, so that the table stays as large as its use.
 async fn insert_session(connection: &mut PgConnection, session: &Session) -> Result<(), StoreError> {
     sqlx::query(DELETE_EXPIRED_SESSIONS)
-        .bind(StoredTime(session.rotated_at))
+        .bind(StoredTime(session.rotated_at.plus_seconds(-KEPT_SECONDS)))
         .execute(&mut *connection)
         .await?;
     sqlx::query(INSERT_SESSION)
@@ -560,7 +565,7 @@ async fn insert_session(connection: &mut PgConnection, session: &Session) -> Res
 async fn end_sessions(connection: &mut PgConnection, user: UserId, now: Timestamp) -> Result<(), StoreError> {
     sqlx::query(END_SESSIONS)
         .bind(StoredTime(now))
-        .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+        .bind(StoredTime(now))
         .bind(user.0)
         .execute(connection)
         .await?;

@@ -20,6 +20,7 @@ use super::rows::{
 use super::{
     AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MAX_LISTED_SESSIONS,
     MemberChange, Membership, NewAccount, NewInvitation, Owner, PasswordChange, SeedUser, Session,
+    TOKENS_SECONDS,
 };
 use crate::keyring::SigningKeyRecord;
 
@@ -92,14 +93,14 @@ const END_SESSIONS: &str = "UPDATE sessions SET ended_at = ?, expires_at = ? \
 const END_OTHER_SESSIONS: &str = "UPDATE sessions SET ended_at = ?, expires_at = ? \
      WHERE user_id = ? AND ended_at IS NULL AND id <> ?";
 
-const REVOKED_SESSIONS: &str = "SELECT id, NULL AS token_version FROM sessions WHERE ended_at >= ?";
+const REVOKED_SESSIONS: &str = "SELECT id, NULL AS token_version FROM sessions \
+     WHERE ended_at >= ? AND rotated_at > ended_at - ?";
 
 const REVOKED_VERSIONS: &str = "SELECT id, token_version FROM users WHERE tokens_revoked_at >= ?";
 
 const LIST_MEMBERS: &str = "SELECT id, organization_id, email, first_name, last_name, role, created_at, \
      updated_at, disabled_at FROM users WHERE organization_id = ? AND id > ? ORDER BY id LIMIT ?";
 
-/// Both rows at once, and always in the same order: two who change each other do not wait for each other.
 const SELECT_MEMBERS: &str = "SELECT id, organization_id, email, first_name, last_name, role, created_at, \
      updated_at, disabled_at FROM users WHERE organization_id = ? AND id IN (?, ?)";
 
@@ -123,6 +124,7 @@ const ROTATE_SESSION: &str = "UPDATE sessions SET counter = counter + 1, rotated
 
 const USE_INVITATION: &str = "UPDATE invitations SET used_at = ?1 \
      WHERE token_hash = ?2 AND email = ?3 AND used_at IS NULL AND expires_at > ?1 \
+     AND EXISTS (SELECT 1 FROM users u WHERE u.id = created_by_id AND u.role = 'ADMIN' AND u.disabled_at IS NULL) \
      RETURNING organization_id, role";
 
 const INSERT_INVITATION: &str = "INSERT INTO invitations (token_hash, organization_id, email, role, created_by_id, \
@@ -237,7 +239,7 @@ impl AuthStore for SqliteAuthStore {
         }
         sqlx::query(END_OTHER_SESSIONS)
             .bind(StoredTime(now))
-            .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+            .bind(StoredTime(now))
             .bind(change.user.0)
             .bind(change.keep.0)
             .execute(&mut *transaction)
@@ -317,7 +319,7 @@ impl AuthStore for SqliteAuthStore {
         let mut transaction = self.database.begin(deadline).await?;
         let ended = sqlx::query(END_SESSION)
             .bind(StoredTime(now))
-            .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+            .bind(StoredTime(now))
             .bind(id.0)
             .bind(user.0)
             .execute(&mut *transaction)
@@ -334,15 +336,17 @@ impl AuthStore for SqliteAuthStore {
 
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         let mut connection = self.database.reader().await?;
-        let mut revocations = Vec::new();
-        for statement in [REVOKED_SESSIONS, REVOKED_VERSIONS] {
-            let rows = sqlx::query_as::<_, RevocationRow>(statement)
-                .bind(StoredTime(since))
-                .fetch_all(&mut *connection)
-                .await?;
-            revocations.extend(rows.into_iter().map(Revocation::from));
-        }
-        Ok(revocations)
+        let sessions = sqlx::query_as::<_, RevocationRow>(REVOKED_SESSIONS)
+            .bind(StoredTime(since))
+            .bind(TOKENS_SECONDS * 1000)
+            .fetch_all(&mut *connection)
+            .await?;
+        let mut revocations = sqlx::query_as::<_, RevocationRow>(REVOKED_VERSIONS)
+            .bind(StoredTime(since))
+            .fetch_all(&mut *connection)
+            .await?;
+        revocations.extend(sessions);
+        Ok(revocations.into_iter().map(Revocation::from).collect())
     }
 
     async fn members(
@@ -530,7 +534,7 @@ async fn insert_user(
 /// Also removes a few sessions that are over, so that the table stays as large as its use.
 async fn insert_session(connection: &mut SqliteConnection, session: &Session) -> Result<(), StoreError> {
     sqlx::query(DELETE_EXPIRED_SESSIONS)
-        .bind(StoredTime(session.rotated_at))
+        .bind(StoredTime(session.rotated_at.plus_seconds(-KEPT_SECONDS)))
         .execute(&mut *connection)
         .await?;
     sqlx::query(INSERT_SESSION)
@@ -552,7 +556,7 @@ async fn end_sessions(
 ) -> Result<(), StoreError> {
     sqlx::query(END_SESSIONS)
         .bind(StoredTime(now))
-        .bind(StoredTime(now.plus_seconds(KEPT_SECONDS)))
+        .bind(StoredTime(now))
         .bind(user.0)
         .execute(connection)
         .await?;

@@ -18,22 +18,36 @@ pub(super) struct Limit {
     pub(super) name: &'static str,
     /// Failures before the first pause.
     pub(super) free: u32,
-    /// Whether a success forgets the failures before it.
-    pub(super) forgets: bool,
+    /// What makes failures be forgotten.
+    pub(super) forgets: Forgets,
+}
+
+/// What makes failures be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forgets {
+    /// A success, all of them.
+    AfterSuccess,
+    /// Time, one after each so many milliseconds.
+    OneEach(i64),
 }
 
 /// What was counted under one key. Times are Unix milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tally {
     failures: u32,
     failed_at: i64,
-    /// Attempts whose end is not known.
-    pending: u32,
-    reserved_at: i64,
+    /// Until when failures have been forgotten by time.
+    #[serde(default)]
+    forgotten_until: i64,
+    /// When the attempts began whose end is not known.
+    pending: Vec<i64>,
+    /// The last right password.
+    #[serde(default)]
+    succeeded_at: i64,
 }
 
 /// Whether another attempt may be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It may, once this is written.
     Admitted(Tally),
@@ -66,40 +80,68 @@ impl Tally {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// Whether somebody has signed in under this key, as far as it is remembered.
+    pub(super) fn knows_success(&self) -> bool {
+        self.succeeded_at > 0
+    }
+
     /// Judges another attempt at `now`.
-    pub(super) fn admit(mut self, limit: &Limit, now: i64) -> Verdict {
-        if self.pending > 0 && now >= self.reserved_at.saturating_add(ABANDONED_MS) {
-            self.failures = self.failures.saturating_add(self.pending);
-            self.failed_at = self.failed_at.max(self.reserved_at);
-            self.pending = 0;
-        }
-        let over = self.failed_at.saturating_add(self.pause(limit));
+    pub(super) fn admit(&self, limit: &Limit, now: i64) -> Verdict {
+        let mut tally = self.aged(limit, now);
+        let over = tally.failed_at.saturating_add(tally.pause(limit));
         if now < over {
             let left = u64::try_from(over.saturating_sub(now)).unwrap_or_default();
             return Verdict::Refused(Duration::from_millis(left));
         }
         // Beyond the free ones they are made one by one.
-        let room = limit.free.saturating_sub(self.failures).max(1);
-        if self.pending >= room {
+        let room = limit.free.saturating_sub(tally.failures).max(1);
+        if u32::try_from(tally.pending.len()).unwrap_or(u32::MAX) >= room {
             return Verdict::Wait;
         }
-        self.pending += 1;
-        self.reserved_at = now;
-        Verdict::Admitted(self)
+        tally.pending.push(now);
+        Verdict::Admitted(tally)
     }
 
-    /// What is counted once a reserved attempt has ended at `now`.
-    pub(super) fn settle(mut self, limit: &Limit, guessed: Guessed, now: i64) -> Self {
-        self.pending = self.pending.saturating_sub(1);
+    /// What is counted once the attempt that was reserved at `reserved_at` has ended at `now`.
+    pub(super) fn settle(&self, limit: &Limit, reserved_at: i64, guessed: Guessed, now: i64) -> Self {
+        let mut tally = self.clone();
+        // Not there any more: it was abandoned, and has been counted as failed.
+        if let Some(at) = tally.pending.iter().position(|began| *began == reserved_at) {
+            tally.pending.swap_remove(at);
+        }
         match guessed {
-            Guessed::Right if limit.forgets => self.failures = 0,
-            Guessed::Right | Guessed::NotTried => {}
+            Guessed::NotTried => {}
             Guessed::Wrong => {
-                self.failures = self.failures.saturating_add(1);
-                self.failed_at = now;
+                tally.failures = tally.failures.saturating_add(1);
+                tally.failed_at = now;
+            }
+            Guessed::Right => {
+                tally.succeeded_at = now;
+                if limit.forgets == Forgets::AfterSuccess {
+                    tally.failures = 0;
+                }
             }
         }
-        self
+        tally
+    }
+
+    /// The tally as time alone has changed it.
+    fn aged(&self, limit: &Limit, now: i64) -> Self {
+        let mut tally = self.clone();
+        let abandoned = |began: &i64| now >= began.saturating_add(ABANDONED_MS);
+        if let Some(last) = tally.pending.iter().copied().filter(abandoned).max() {
+            let before = tally.pending.len();
+            tally.pending.retain(|began| !abandoned(began));
+            let count = u32::try_from(before - tally.pending.len()).unwrap_or(u32::MAX);
+            tally.failures = tally.failures.saturating_add(count);
+            tally.failed_at = tally.failed_at.max(last);
+        }
+        if let Forgets::OneEach(interval) = limit.forgets {
+            let passed = now.saturating_sub(tally.forgotten_until).max(0) / interval;
+            tally.failures = tally.failures.saturating_sub(u32::try_from(passed).unwrap_or(u32::MAX));
+            tally.forgotten_until = tally.forgotten_until.saturating_add(passed.saturating_mul(interval));
+        }
+        tally
     }
 
     /// How long after the last failure the next attempt may be made, in milliseconds.
@@ -118,60 +160,79 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMIT: Limit = Limit { name: "pair", free: 5, forgets: true };
+    const LIMIT: Limit = Limit { name: "pair", free: 5, forgets: Forgets::AfterSuccess };
 
-    fn admitted(tally: Tally, now: i64) -> Tally {
+    fn admitted(tally: &Tally, now: i64) -> Tally {
         match tally.admit(&LIMIT, now) {
             Verdict::Admitted(tally) => tally,
             verdict => panic!("{tally:?} at {now}: {verdict:?}"),
         }
     }
 
-    fn fail(tally: Tally, now: i64) -> Tally {
-        admitted(tally, now).settle(&LIMIT, Guessed::Wrong, now)
+    fn fail(tally: &Tally, now: i64) -> Tally {
+        admitted(tally, now).settle(&LIMIT, now, Guessed::Wrong, now)
     }
 
     #[test]
     fn pauses_double_up_to_a_quarter_of_an_hour() {
         let (mut tally, mut now) = (Tally::default(), 1_000_000);
         for _ in 0..LIMIT.free {
-            tally = fail(tally, now);
+            tally = fail(&tally, now);
         }
         let mut pauses = Vec::new();
         for _ in 0..12 {
             let Verdict::Refused(pause) = tally.admit(&LIMIT, now) else { panic!("{tally:?}") };
             pauses.push(pause.as_secs());
             now += i64::try_from(pause.as_millis()).unwrap();
-            tally = fail(tally, now);
+            tally = fail(&tally, now);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]);
-        tally = admitted(tally, now + LONGEST_PAUSE_MS).settle(&LIMIT, Guessed::Right, now);
-        assert_eq!((tally.failures, tally.pending), (0, 0), "a success forgets");
-        let network = Limit { forgets: false, ..LIMIT };
-        let tally = Tally { failures: 3, pending: 1, ..tally }.settle(&network, Guessed::Right, now);
-        assert_eq!((tally.failures, tally.pending), (3, 0), "a success of a network's does not");
+        now += LONGEST_PAUSE_MS;
+        assert!(!tally.knows_success());
+        tally = admitted(&tally, now).settle(&LIMIT, now, Guessed::Right, now);
+        assert!(tally.failures == 0 && tally.pending.is_empty() && tally.knows_success(), "{tally:?}");
+    }
+
+    #[test]
+    fn a_network_forgets_by_time_and_not_by_success() {
+        let network = Limit { name: "network", free: 100, forgets: Forgets::OneEach(60_000) };
+        let (start, minute) = (1_000_000_000, 60_000);
+        let mut tally = Tally { failures: 103, failed_at: start, forgotten_until: start, ..Tally::default() };
+        assert_eq!(tally.admit(&network, start), Verdict::Refused(Duration::from_secs(8)));
+        tally = tally.settle(&network, 0, Guessed::Right, start);
+        assert_eq!(tally.failures, 103, "whoever has an account of their own may not go on guessing");
+        // Once a minute it may fail for good, however long it has been busy.
+        let mut now = start;
+        for _ in 0..10_000 {
+            now += minute;
+            let Verdict::Admitted(next) = tally.admit(&network, now) else { panic!("{tally:?}") };
+            tally = next.settle(&network, now, Guessed::Wrong, now);
+        }
+        let Verdict::Admitted(quiet) = tally.admit(&network, now + 200 * minute) else { panic!("{tally:?}") };
+        assert_eq!(quiet.failures, 0);
     }
 
     #[test]
     fn attempts_under_way_count_until_they_have_ended() {
         let mut tally = Tally::default();
-        for _ in 0..LIMIT.free {
-            tally = admitted(tally, 1000);
+        for began in 1000..1000 + i64::from(LIMIT.free) {
+            tally = admitted(&tally, began);
         }
-        assert_eq!(tally.admit(&LIMIT, 1000), Verdict::Wait);
-        let withdrawn = tally.settle(&LIMIT, Guessed::NotTried, 1000);
-        assert!(matches!(withdrawn.admit(&LIMIT, 1000), Verdict::Admitted(_)));
-        // Nobody noted how they ended.
-        let at = 1000 + ABANDONED_MS;
-        assert_eq!(tally.admit(&LIMIT, at - 1), Verdict::Wait);
-        let after = admitted(tally, at);
-        assert_eq!((after.failures, after.pending), (5, 1));
-        assert_eq!(after.admit(&LIMIT, at), Verdict::Wait, "one by one from here on");
+        assert_eq!(tally.admit(&LIMIT, 2000), Verdict::Wait);
+        let withdrawn = tally.settle(&LIMIT, 1001, Guessed::NotTried, 2000);
+        assert!(matches!(withdrawn.admit(&LIMIT, 2000), Verdict::Admitted(_)));
+        // Nobody noted how they ended; each is given up by itself, however busy the key is.
+        let after = tally.aged(&LIMIT, 1001 + ABANDONED_MS);
+        assert_eq!((after.failures, after.pending.len()), (2, 3));
+        let all = admitted(&tally, 5000 + ABANDONED_MS);
+        assert_eq!((all.failures, all.pending.len()), (5, 1));
+        assert_eq!(all.admit(&LIMIT, 5000 + ABANDONED_MS), Verdict::Wait, "one by one from here on");
     }
 
     #[test]
     fn records_are_read_as_they_were_written() {
-        let tally = Tally { failures: 1, failed_at: 2, pending: 3, reserved_at: 4 };
+        let tally =
+            Tally { failures: 1, failed_at: 2, pending: vec![3], forgotten_until: 4, succeeded_at: 5 };
         assert_eq!(Tally::read(&tally.write()), tally);
         assert_eq!(Tally::read(b"{"), Tally::default());
     }
@@ -183,22 +244,23 @@ mod tests {
         fn no_more_are_tried_than_the_pauses_allow(
             steps in prop::collection::vec((0_i64..800, any::<bool>(), 0_usize..8), 1..200),
         ) {
-            let (mut tally, mut now, mut open, mut failed) = (Tally::default(), 1_000_000, 0_u32, Vec::new());
+            let (mut tally, mut now, mut open, mut failed) = (Tally::default(), 1_000_000, Vec::new(), Vec::new());
             for (passes, ends, how_many) in steps {
                 now += passes;
                 for _ in 0..how_many {
-                    if ends && open > 0 {
-                        tally = tally.settle(&LIMIT, Guessed::Wrong, now);
-                        open -= 1;
+                    if let Some(began) = ends.then(|| open.pop()).flatten() {
+                        tally = tally.settle(&LIMIT, began, Guessed::Wrong, now);
                         failed.push(now);
                     } else if let Verdict::Admitted(next) = tally.admit(&LIMIT, now) {
                         tally = next;
-                        open += 1;
+                        open.push(now);
                     }
                 }
                 let tried = u32::try_from(failed.len()).unwrap();
-                let most = LIMIT.free.saturating_sub(tried).max(1);
-                prop_assert!(open <= most, "{open} under way after {tried}");
+                let most = LIMIT.free.saturating_sub(tried).max(1) as usize;
+                // Those given up are counted as failed although they are open here.
+                let abandoned = open.iter().filter(|began| now - **began >= ABANDONED_MS).count();
+                prop_assert!(open.len() - abandoned <= most, "{open:?} under way after {tried}");
             }
             for (index, pair) in failed.windows(2).enumerate().skip(LIMIT.free as usize - 1) {
                 let doublings = u32::try_from(index + 1).unwrap() - LIMIT.free;

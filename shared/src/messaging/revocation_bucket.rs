@@ -16,7 +16,7 @@ use crate::revocations::{Revocation, Revocations};
 /// Between two looks at what is new. With the time a revocation takes to get here it is under half of the
 /// second after which it must act everywhere.
 const INTERVAL: Duration = Duration::from_millis(300);
-/// Messages asked for at once by whoever has many to catch up on.
+/// Messages read or written at once where there are many.
 const AT_ONCE: usize = 64;
 /// What `/health` calls it.
 const CHECK: &str = "revocations";
@@ -85,7 +85,7 @@ impl RevocationBucket {
         while let Some(record) = records.try_next().await? {
             let Some(record) = record else { continue };
             match Revocation::parse(&record.key, &record.entry.record) {
-                Some(revocation) => revocations.note(revocation, record.entry.written_at),
+                Some(revocation) => revocations.note(revocation, Timestamp::now()),
                 None => tracing::warn!("something in the bucket of revocations is no revocation"),
             }
         }
@@ -104,14 +104,18 @@ impl RevocationBucket {
     /// [`KeyValueError::Unavailable`]; what was written until then is in `written`.
     pub async fn publish(
         &self,
-        revocations: impl IntoIterator<Item = Revocation>,
+        revocations: &[Revocation],
         written: &mut HashSet<Revocation>,
     ) -> Result<(), KeyValueError> {
-        for revocation in revocations {
-            if !written.contains(&revocation) {
-                self.write(revocation).await?;
-                written.insert(revocation);
-            }
+        let missing: Vec<_> =
+            revocations.iter().copied().filter(|revocation| !written.contains(revocation)).collect();
+        let writes = missing.into_iter().map(async |revocation| {
+            self.write(revocation).await?;
+            Ok::<_, KeyValueError>(revocation)
+        });
+        let mut writes = stream::iter(writes).buffer_unordered(AT_ONCE);
+        while let Some(revocation) = writes.try_next().await? {
+            written.insert(revocation);
         }
         Ok(())
     }
