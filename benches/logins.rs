@@ -1,4 +1,5 @@
 //! Logins: what is left of bare Argon2 once everything around it is there, and what a storm of logins costs others.
+//! Clients, services and broker share the cores.
 //!
 //! `cargo bench --bench logins`. Read the ratios; the absolute numbers are the machine's.
 #![allow(
@@ -21,11 +22,7 @@ use std::time::{Duration, Instant};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use auth_worker::hasher::Hasher;
 use auth_worker::peppers::Peppers;
-use futures_util::StreamExt;
 use futures_util::future::join_all;
-use harness::compose::Compose;
-use harness::process::program;
-use harness::stack::{Stack, timed};
 use harness::system::PASSWORD;
 use harness::{Database, System};
 use serde_json::json;
@@ -35,8 +32,9 @@ const ROUND: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 5;
 /// Logins under way at once: enough to keep every thread busy.
 const CONCURRENCY: usize = 16;
-/// Logins of a storm.
+/// Requests of a storm, and how many storms of each kind there are.
 const STORM: usize = 200;
+const STORM_ROUNDS: usize = 9;
 
 fn threads() -> usize {
     std::thread::available_parallelism().unwrap().get()
@@ -121,76 +119,90 @@ async fn throughput() {
     }
 }
 
-/// How long reads take meanwhile: the middle, and all but one in a hundred.
-async fn reads(stack: &Stack, id: &str, until: impl Fn() -> bool) -> (f64, f64, usize) {
+/// How long reads take meanwhile, in milliseconds: the middle, and all but one in a hundred.
+async fn reads(system: &System, token: &str, path: &str, until: impl Fn() -> bool) -> (f64, f64, usize) {
     let mut times = Vec::new();
     while !until() {
-        let answer = timed(stack.get(&format!("/events/{id}"))).await;
-        assert_eq!(answer.status, 200);
-        times.push(answer.took.as_secs_f64() * 1000.0);
+        let begun = Instant::now();
+        system.get(path, token).await.expect(200);
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     times.sort_by(f64::total_cmp);
     (times[times.len() / 2], times[times.len() * 99 / 100], times.len())
 }
 
-/// The memory that is resident, in KiB.
-fn resident(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+/// The memory of this process that is resident, in KiB. It holds the services and whoever asks them.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-async fn storm() {
-    let stack = Stack::start(&[("EVENTBOARD_TRUSTED_HOPS", "1".to_owned())]).await;
-    let _events = stack.events_worker(&[]).await;
-    let event = timed(stack.create("Read in a storm")).await;
-    let id = event.body["id"].as_str().unwrap().to_owned();
-    let pid = stack.auth.process.pid();
-    reads(&stack, &id, {
-        let begun = Instant::now();
-        move || begun.elapsed() > ROUND
-    })
-    .await;
-    let before = resident(pid);
-    let (mut idle, mut stormy, mut most, mut accepted) = (Vec::new(), Vec::new(), 0, Vec::new());
-    for round in 0..ROUNDS {
-        let begun = Instant::now();
-        idle.push(reads(&stack, &id, || begun.elapsed() > ROUND).await);
-        let over = AtomicBool::new(false);
-        let logins = async {
-            let all = join_all((0..STORM).map(async |login| {
-                let request = stack.client.post(format!("{}/auth/login", stack.http));
-                let from = format!("10.{round}.{}.{}", login / 250, login % 250 + 1);
-                let body = json!({ "email": "user@acme.com", "password": "Password123!" });
-                timed(request.header("X-Forwarded-For", from).json(&body)).await.status
-            }))
-            .await;
-            most = most.max(resident(pid));
-            over.store(true, Ordering::Relaxed);
-            accepted.push(all.iter().filter(|status| **status == 200).count() as f64);
-        };
-        let (seen, ()) = tokio::join!(reads(&stack, &id, || over.load(Ordering::Relaxed)), logins);
-        stormy.push(seen);
+/// What a storm consists of.
+#[derive(Debug, Clone, Copy)]
+enum Storm {
+    Nothing,
+    /// Refused by the same worker without hashing anything: what so many requests at once cost by themselves.
+    Refreshes,
+    Logins,
+}
+
+async fn strike(system: &System, storm: Storm, round: usize) -> usize {
+    let (path, body) = match storm {
+        Storm::Nothing => return 0,
+        Storm::Refreshes => ("/auth/refresh", json!({ "refreshToken": "made-up" })),
+        Storm::Logins => ("/auth/login", json!({ "email": "user@acme.com", "password": "Password123!" })),
+    };
+    let answers = join_all((0..STORM).map(async |number| {
+        let from = format!("10.{round}.{}.{}", number / 250, number % 250 + 1);
+        let request = system.request(reqwest::Method::POST, path, None).json(&body);
+        system.send(request.header("X-Forwarded-For", from)).await.status
+    }));
+    answers.await.into_iter().filter(|status| *status == 200).count()
+}
+
+async fn storms() {
+    let mut system = System::start_on(Database::Sqlite).await;
+    system.http = system.start_gateway_behind_a_proxy().await;
+    let member = system.found_organization().await;
+    let path = format!("/events/{}", system.draft(&member).await);
+    let window = Duration::from_secs(1);
+    for round in 0..2 {
+        strike(&system, Storm::Logins, round).await;
+    }
+    let before = resident();
+    let storms = [Storm::Nothing, Storm::Refreshes, Storm::Logins];
+    let (mut seen, mut accepted) = (vec![Vec::new(); storms.len()], Vec::new());
+    for round in 2..2 + STORM_ROUNDS {
+        for (index, storm) in storms.into_iter().enumerate() {
+            let begun = Instant::now();
+            let reads = reads(&system, &member.token, &path, || begun.elapsed() > window);
+            let (times, let_in) = tokio::join!(reads, strike(&system, storm, round));
+            seen[index].push(times);
+            if matches!(storm, Storm::Logins) {
+                accepted.push(let_in as f64);
+            }
+        }
     }
     let column = |rows: &[(f64, f64, usize)], p99: bool| {
         middle(rows.iter().map(|row| if p99 { row.1 } else { row.0 }).collect())
     };
-    let reads: usize = stormy.iter().map(|row| row.2).sum();
-    println!("events.get alone: median {:.2} ms, p99 {:.2} ms", column(&idle, false), column(&idle, true));
-    println!(
-        "events.get during {STORM} logins: median {:.2} ms, p99 {:.2} ms, {:.2} of alone ({reads} reads, {:.0} \
-         logins accepted)",
-        column(&stormy, false),
-        column(&stormy, true),
-        column(&stormy, true) / column(&idle, true),
-        middle(accepted)
-    );
-    println!("the auth worker's memory: {before} KiB before, {most} KiB at most");
+    let alone = (column(&seen[0], false), column(&seen[0], true));
+    for (storm, rows) in storms.iter().zip(&seen) {
+        let (median, p99) = (column(rows, false), column(rows, true));
+        println!(
+            "events.get within a second of {storm:?}: median {median:.2} ms ({:.2}), p99 {p99:.2} ms ({:.2})",
+            median / alone.0,
+            p99 / alone.1
+        );
+    }
+    println!("of {STORM} logins at once {:.0} were let in, the rest told to come back", middle(accepted));
+    println!("memory: {before} KiB after two storms, {} KiB after {} more", resident(), STORM_ROUNDS);
 }
 
 #[tokio::main]
 async fn main() {
     throughput().await;
-    storm().await;
+    storms().await;
 }

@@ -30,6 +30,9 @@ const MAX_STORED_MEMORY_KIB: u32 = 65_536;
 const MAX_STORED_PASSES: u32 = 10;
 /// A thread that has had nothing to do for this long gives its memory back.
 const IDLE: Duration = Duration::from_secs(10);
+/// How far hashing stands back behind whatever else this machine has to do, as `nice` counts: it fills every core
+/// for as long as logins come, and nobody else's request should wait for it.
+const NICENESS: i32 = 10;
 /// Waiting jobs per thread; at 16 ms a hash, a full queue is a wait of half a second.
 const QUEUE_PER_THREAD: usize = 32;
 
@@ -133,6 +136,8 @@ impl Hasher {
 }
 
 fn work(queue: &Receiver<Job>, peppers: &Peppers) {
+    // Of the calling thread alone. Where that is not allowed, hashing takes its turn like everything else.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
     let mut memory = Vec::new();
     loop {
         match queue.recv_timeout(IDLE) {
