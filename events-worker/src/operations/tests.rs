@@ -71,7 +71,7 @@ fn context() -> Context {
         write: None,
         if_match: None,
         if_none_match: None,
-        principal: None,
+        principal: Some(principal()),
         client_network: None,
     }
 }
