@@ -19,6 +19,7 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use harness::stack::median;
 use harness::{Database, System};
 
 /// Writes per variant and round, and how many are under way at once.
@@ -62,11 +63,6 @@ async fn measure(system: &System, token: &str, variant: Variant) -> Duration {
         .collect::<Vec<()>>()
         .await;
     begun.elapsed()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 #[tokio::main]

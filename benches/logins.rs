@@ -23,6 +23,7 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use auth_worker::hasher::Hasher;
 use auth_worker::peppers::Peppers;
 use futures_util::future::join_all;
+use harness::stack::median;
 use harness::system::PASSWORD;
 use harness::{Database, System};
 use serde_json::json;
@@ -85,11 +86,6 @@ async fn rate<F: Future>(work: impl Fn() -> F) -> f64 {
     done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()
 }
 
-fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 async fn throughput() {
     let hasher = Hasher::start(threads(), Peppers::default()).unwrap();
     let far = || tokio::time::Instant::now() + Duration::from_secs(60);
@@ -111,10 +107,10 @@ async fn throughput() {
         };
         logins.push(rate(login).await);
     }
-    let bare = middle(bares);
+    let bare = median(bares);
     println!("bare argon2: {bare:.1}/s on {} threads", threads());
     for (name, rates) in [("the worker's hasher", hashers), ("logins over HTTP", logins)] {
-        let rate = middle(rates);
+        let rate = median(rates);
         println!("{name}: {rate:.1}/s, {:.3} of bare", rate / bare);
     }
 }
@@ -186,7 +182,7 @@ async fn storms() {
         }
     }
     let column = |rows: &[(f64, f64, usize)], p99: bool| {
-        middle(rows.iter().map(|row| if p99 { row.1 } else { row.0 }).collect())
+        median(rows.iter().map(|row| if p99 { row.1 } else { row.0 }).collect())
     };
     let alone = (column(&seen[0], false), column(&seen[0], true));
     for (storm, rows) in storms.iter().zip(&seen) {
@@ -197,7 +193,7 @@ async fn storms() {
             p99 / alone.1
         );
     }
-    println!("of {STORM} logins at once {:.0} were let in, the rest told to come back", middle(accepted));
+    println!("of {STORM} logins at once {:.0} were let in, the rest told to come back", median(accepted));
     println!("memory: {before} KiB after two storms, {} KiB after {} more", resident(), STORM_ROUNDS);
 }
 

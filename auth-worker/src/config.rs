@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use crate::peppers::{NotPeppers, Peppers};
 use clap::Args;
 use database::DatabaseSettings;
 use secrecy::{ExposeSecret, SecretString};
 use shared::settings::{Environment, NatsSettings, ProductionCheck, Refused, secret, secret_file};
+
+use crate::peppers::{NotPeppers, Peppers};
 
 const PEPPER: &str = "EVENTBOARD_PASSWORD_PEPPER";
 const SIGNING_KEY: &str = "EVENTBOARD_SIGNING_KEY";

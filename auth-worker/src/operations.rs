@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::hasher::{Hasher, HasherError};
 use crate::store::{AuthStore, Owner, Session};
-use crate::throttle::{Guessed, Throttle};
+use crate::throttle::Throttle;
 use crate::tokens::{RefreshToken, SigningKeyError, TokenIssuer};
 
 /// A session ends this long after it began, however active: 30 days, in seconds.

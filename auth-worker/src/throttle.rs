@@ -24,8 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use local::LocalRecords;
-pub(crate) use tally::Guessed;
-use tally::{Forgets, Limit, Tally, Verdict};
+use tally::{Forgets, Guessed, Limit, Tally, Verdict};
 
 /// Of an account and a network together. Their owner's success forgets the failures.
 const PAIR: Limit = Limit { name: "pair", free: 5, forgets: Forgets::AfterSuccess };
@@ -291,8 +290,13 @@ async fn settle(store: &dyn KeyValueStore, reservations: Vec<Reservation>, guess
 }
 
 impl Attempt {
-    /// Notes how the attempt ended.
-    pub(crate) async fn settle(self, guessed: Guessed) {
+    /// Notes how the attempt ended: an operation that tries a password refuses nothing but a wrong one.
+    pub(crate) async fn settle<T, E>(self, outcome: &Result<T, Failure<E>>) {
+        let guessed = match outcome {
+            Ok(_) => Guessed::Right,
+            Err(Failure::Refused(_)) => Guessed::Wrong,
+            Err(_) => Guessed::NotTried,
+        };
         settle(&*self.store, self.reservations, guessed).await;
     }
 }

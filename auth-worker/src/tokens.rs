@@ -95,8 +95,7 @@ impl TokenIssuer {
         let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| SigningKeyError::Malformed)?;
         let seed = pair.seed().and_then(|seed| seed.as_be_bytes()).map_err(|_| SigningKeyError::Malformed)?;
         let secret = hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref());
-        let seal = Seal::new(&derived(&secret, "signing keys v1"))?;
-        let ring = Keyring::open(SigningKey::from_pkcs8(&der)?, &[], &seal)?;
+        let ring = Keyring::open(SigningKey::from_pkcs8(&der)?, &[], &seal(&secret)?)?;
         Ok(Self {
             configured: SecretSlice::from(der),
             refresh: hmac::Key::new(hmac::HMAC_SHA256, &derived(&secret, "refresh tokens v1")),
@@ -166,7 +165,7 @@ impl TokenIssuer {
     }
 
     pub(crate) fn seal(&self) -> Result<Seal, SigningKeyError> {
-        Seal::new(&derived(&self.secret, "signing keys v1"))
+        seal(&self.secret)
     }
 
     pub(crate) fn ring(&self) -> Arc<Keyring> {
@@ -236,6 +235,11 @@ impl TokenIssuer {
     }
 }
 
+/// What seals the key pairs in the database.
+fn seal(secret: &hmac::Key) -> Result<Seal, SigningKeyError> {
+    Seal::new(&derived(secret, "signing keys v1"))
+}
+
 /// A key of its own for each purpose, so that no output of one says anything about the other.
 fn derived(secret: &hmac::Key, purpose: &str) -> [u8; 32] {
     let tag = hmac::sign(secret, format!("eventboard {purpose}").as_bytes());
@@ -295,6 +299,14 @@ mod tests {
         TokenIssuer::from_pem(&SecretString::from(pem.to_owned())).unwrap()
     }
 
+    /// A verifier of what `issuer` signs, that knows of nothing revoked.
+    fn verifier(issuer: &TokenIssuer, now: Timestamp) -> Verifier {
+        let (keys, revocations) = (PublicKeys::unknown(), Revocations::unknown());
+        keys.replace(&issuer.jwks(now)).unwrap();
+        revocations.note_look(Instant::now(), now);
+        Verifier::new(keys, revocations)
+    }
+
     fn token(issuer: &TokenIssuer, now: Timestamp) -> String {
         let user = User {
             id: UserId(Uuid::from_u128(1)),
@@ -315,9 +327,7 @@ mod tests {
         #[test]
         fn damaged_tokens_are_refused(at: prop::sample::Index, with in "[A-Za-z0-9_.=-]|\\PC", how in 0_u8..4) {
             let (issuer, now) = (issuer(), Timestamp::parse("2026-01-01T00:00:00Z").unwrap());
-            let keys = PublicKeys::unknown();
-            keys.replace(&issuer.jwks(now)).unwrap();
-            let verifier = Verifier::new(keys, Revocations::none());
+            let verifier = verifier(&issuer, now);
             let whole = token(&issuer, now);
             prop_assert_eq!(verifier.verify_access(&whole, now).unwrap().token_version, 3);
             let at = at.index(whole.len());
@@ -334,9 +344,7 @@ mod tests {
         #[test]
         fn any_text_is_no_token(text in "\\PC{0,80}|[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,90}") {
             let (issuer, now) = (issuer(), Timestamp::parse("2026-01-01T00:00:00Z").unwrap());
-            let keys = PublicKeys::unknown();
-            keys.replace(&issuer.jwks(now)).unwrap();
-            prop_assert!(Verifier::new(keys, Revocations::none()).verify_access(&text, now).is_err());
+            prop_assert!(verifier(&issuer, now).verify_access(&text, now).is_err());
             prop_assert_eq!(issuer.read_refresh_token(&Secret::new(text)), None);
         }
     }

@@ -16,7 +16,7 @@ use shared::contract::auth::UserId;
 use shared::contract::failure::PROBLEM_JSON;
 use shared::contract::{
     Access, ClientNetwork, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType,
-    Repeat, RequestDecoder,
+    Repeat, RequestDecoder, next_cursor,
 };
 use shared::identity::Verifier;
 use shared::messaging::{Call, Reply};
@@ -113,7 +113,7 @@ async fn forward<O: Operation>(
     };
     let payload = Bytes::from(serde_json::to_vec(&value).map_err(|error| Problem::internal(&error))?);
     let reply = gateway.upstream.call(description, &call, payload).await?;
-    let next_page = (reply.status == 200).then(|| O::next_cursor(&reply.body)).flatten();
+    let next_page = (O::PAGED && reply.status == 200).then(|| next_cursor(&reply.body)).flatten();
     let link =
         next_page.map(|cursor| next_link(parts.uri.path(), parts.uri.query().unwrap_or_default(), &cursor));
     let mut response = respond(reply, O::ACCESS, O::SUBJECT, link);

@@ -85,11 +85,6 @@ impl Revocations {
         Arc::new(Self { known: RwLock::default(), looked: watch::Sender::new(None) })
     }
 
-    /// Nothing is revoked, and nothing ever will be: for callers that have nobody to ask.
-    pub fn none() -> Arc<Self> {
-        Arc::new(Self { known: RwLock::default(), looked: watch::Sender::new(Some(Instant::now())) })
-    }
-
     /// Whether this caller's token is revoked.
     pub fn revoke(&self, caller: &Principal) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);

@@ -109,9 +109,9 @@ pub async fn timed(request: RequestBuilder) -> Timed {
 }
 
 /// The middle one.
-pub fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
+pub fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> T {
+    values.sort_by(|a, b| a.partial_cmp(b).expect("numbers and times have an order"));
+    values[values.len() / 2]
 }
 
 impl Service {

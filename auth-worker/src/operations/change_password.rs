@@ -3,7 +3,7 @@
 use shared::contract::auth::{ChangePassword, ChangePasswordError, ChangePasswordRequest, Secret, User};
 use shared::contract::{Context, Failure, Handle, NoContent, Principal};
 
-use super::{Auth, Guessed, hasher_failure, no_account};
+use super::{Auth, hasher_failure, no_account};
 use crate::passwords;
 use crate::store::PasswordChange;
 
@@ -23,13 +23,7 @@ impl Handle<ChangePassword> for Auth {
         let attempt =
             attempt.map_err(|refusal| refusal.into_failure(ChangePasswordError::TooManyFailures))?;
         let outcome = self.replace_password(cx, principal, &user, &request.current_password, new).await;
-        attempt
-            .settle(match &outcome {
-                Ok(()) => Guessed::Right,
-                Err(Failure::Refused(_)) => Guessed::Wrong,
-                Err(_) => Guessed::NotTried,
-            })
-            .await;
+        attempt.settle(&outcome).await;
         outcome?;
         self.revoked();
         tracing::info!(user_id = %user.id, "changed the password");

@@ -4,7 +4,7 @@ use database::StoreError;
 use shared::contract::auth::{Login, LoginError, LoginRequest, Secret, SignedIn, User};
 use shared::contract::{Context, Failure, Handle};
 
-use super::{Auth, Guessed, hasher_failure, new_session};
+use super::{Auth, hasher_failure, new_session};
 use crate::hasher::HasherError;
 use crate::passwords;
 
@@ -13,13 +13,7 @@ impl Handle<Login> for Auth {
         let attempt = self.throttle.admit(&request.email, cx.client_network, cx.deadline).await;
         let attempt = attempt.map_err(|refusal| refusal.into_failure(LoginError::TooManyFailures))?;
         let outcome = self.sign_in(cx, &request).await;
-        attempt
-            .settle(match &outcome {
-                Ok(_) => Guessed::Right,
-                Err(Failure::Refused(_)) => Guessed::Wrong,
-                Err(_) => Guessed::NotTried,
-            })
-            .await;
+        attempt.settle(&outcome).await;
         outcome
     }
 }

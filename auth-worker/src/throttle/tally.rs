@@ -59,7 +59,7 @@ pub(super) enum Verdict {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Guessed {
+pub(super) enum Guessed {
     /// With the right password.
     Right,
     /// With a wrong one, or at an account that does not exist.

@@ -144,6 +144,8 @@ pub trait Operation: Send + Sync + 'static {
     const STATUS: u16 = 200;
     /// The largest accepted body, in bytes.
     const MAX_BODY: usize = 64 * 1024;
+    /// Whether the response is one page of several, whose `meta.nextCursor` leads to the next.
+    const PAGED: bool = false;
     /// Whether the worker is told where the client is, because it counts attempts by that.
     const TELLS_CLIENT_NETWORK: bool = false;
 
@@ -158,11 +160,20 @@ pub trait Operation: Send + Sync + 'static {
     fn location(_response: &Self::Response) -> Option<String> {
         None
     }
+}
 
-    /// The cursor of the page that follows the one in this reply body.
-    fn next_cursor(_reply: &[u8]) -> Option<String> {
-        None
+/// The cursor of the page that follows the one in the reply body of a paged operation.
+pub fn next_cursor(page: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Page {
+        meta: Meta,
     }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Meta {
+        next_cursor: Option<String>,
+    }
+    serde_json::from_slice::<Page>(page).ok()?.meta.next_cursor
 }
 
 /// A worker's side of one operation.

@@ -108,15 +108,8 @@ impl Operation for Members {
     const ACCESS: Access = Access::Role(Role::Admin);
     const DEADLINE: Duration = Duration::from_secs(5);
     const REPEAT: Repeat = Repeat::Safe;
+    const PAGED: bool = true;
     type Request = MembersRequest;
     type Response = MemberPage;
     type Error = MembersError;
-
-    fn next_cursor(reply: &[u8]) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Page {
-            meta: MemberPageMeta,
-        }
-        serde_json::from_slice::<Page>(reply).ok()?.meta.next_cursor
-    }
 }

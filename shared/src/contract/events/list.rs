@@ -167,15 +167,8 @@ impl Operation for List {
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);
     const REPEAT: Repeat = Repeat::Safe;
+    const PAGED: bool = true;
     type Request = ListRequest;
     type Response = EventPage;
     type Error = ListError;
-
-    fn next_cursor(reply: &[u8]) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Page {
-            meta: PageMeta,
-        }
-        serde_json::from_slice::<Page>(reply).ok()?.meta.next_cursor
-    }
 }
