@@ -5,3 +5,4 @@ pub mod chaos;
 pub mod healthcheck;
 pub mod kept;
 pub mod runner;
+pub mod trace;

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use eventboard::{chaos, healthcheck, runner};
+use eventboard::{chaos, healthcheck, runner, trace};
+use shared::contract::{auth, events};
 use shared::ops;
 use shared::settings::{Environment, NatsSettings, ProductionCheck};
 use tracing::Instrument;
@@ -41,6 +42,11 @@ enum Command {
         #[command(flatten)]
         config: chaos::Config,
     },
+    /// Tell the story of one request: its spans from Jaeger, and what it changed
+    Trace {
+        #[command(flatten)]
+        config: Box<trace::Config>,
+    },
     /// Succeed when a URL answers 2xx
     Healthcheck {
         /// For example http://127.0.0.1:9100/readyz [default: /readyz on the admin port]
@@ -72,12 +78,23 @@ enum Service {
     },
 }
 
+impl Service {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Gateway { .. } => gateway::NAME,
+            Self::AuthWorker { .. } => auth::WORKER,
+            Self::EventsWorker { .. } => events::WORKER,
+        }
+    }
+}
+
 /// Runs one service until it is asked to stop.
 async fn serve(service: Service) -> anyhow::Result<ExitCode> {
-    let (name, checked) = match &service {
-        Service::Gateway { config } => ("gateway", config.check()),
-        Service::AuthWorker { config, .. } => ("auth-worker", config.check()),
-        Service::EventsWorker { config } => ("events-worker", config.check()),
+    let name = service.name();
+    let checked = match &service {
+        Service::Gateway { config } => config.check(),
+        Service::AuthWorker { config, .. } => config.check(),
+        Service::EventsWorker { config } => config.check(),
     };
     if let Err(refused) = checked {
         return Ok(ops::refuse_to_start(&refused));
@@ -111,44 +128,67 @@ async fn storm(config: &chaos::Config) -> anyhow::Result<ExitCode> {
     Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
-    match arguments.command {
-        Some(Command::Service(service)) => {
-            ops::prepare_process();
-            return serve(*service).await;
-        }
-        Some(Command::Chaos { config }) => {
-            ops::prepare_process();
-            return storm(&config).await;
-        }
-        Some(Command::Healthcheck { url, admin }) => {
-            let url = url.unwrap_or_else(|| format!("{}/readyz", runner::base_url(admin)));
-            healthcheck::healthcheck(&url).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Some(Command::Provision { nats, replicas, env }) => {
-            ops::prepare_process();
-            let mut check = ProductionCheck::default();
-            nats.check(&mut check);
-            if env == Environment::Production
-                && let Err(refused) = check.finish()
-            {
-                return Ok(ops::refuse_to_start(&refused));
-            }
-            runner::provision(&nats, replicas).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        None => {}
-    }
-    ops::prepare_process();
+/// The whole system, until it is asked to stop.
+async fn run(config: runner::Config) -> anyhow::Result<ExitCode> {
     let shutdown = ops::shutdown_on_signal()?;
-    let demo = arguments.config.demo;
+    let demo = config.demo;
     let announce = |ready: &runner::Ready| {
         // Beside the log lines, which are for machines; nobody may be listening any more.
         let _ = std::io::stderr().write_all(runner::welcome(ready, demo).as_bytes());
     };
-    runner::run(arguments.config, announce, shutdown).await?;
+    runner::run(config, announce, shutdown).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn provision(nats: &NatsSettings, replicas: usize, env: Environment) -> anyhow::Result<ExitCode> {
+    let mut check = ProductionCheck::default();
+    nats.check(&mut check);
+    if env == Environment::Production
+        && let Err(refused) = check.finish()
+    {
+        return Ok(ops::refuse_to_start(&refused));
+    }
+    runner::provision(nats, replicas).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The services whose process this is; `None` for what only asks others, and says what it finds.
+fn services(command: Option<&Command>) -> Option<Vec<&'static str>> {
+    match command {
+        None => Some(vec![gateway::NAME, auth::WORKER, events::WORKER]),
+        Some(Command::Service(service)) => Some(vec![service.name()]),
+        Some(Command::Chaos { .. } | Command::Provision { .. }) => Some(Vec::new()),
+        Some(Command::Trace { .. } | Command::Healthcheck { .. }) => None,
+    }
+}
+
+/// Prints what is known of a request; fails unless somebody knows it and everybody answers.
+async fn tell(config: &trace::Config) -> anyhow::Result<ExitCode> {
+    let story = trace::trace(config).await;
+    std::io::stdout().write_all(story.text.as_bytes())?;
+    Ok(if story.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn healthcheck(url: Option<String>, admin: SocketAddr) -> anyhow::Result<ExitCode> {
+    let url = url.unwrap_or_else(|| format!("{}/readyz", runner::base_url(admin)));
+    healthcheck::healthcheck(&url).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let Arguments { command, config } = Arguments::parse();
+    let telemetry = services(command.as_ref()).map(|services| ops::prepare_process(&services));
+    let ended = match command {
+        None => run(config).await,
+        Some(Command::Service(service)) => serve(*service).await,
+        Some(Command::Chaos { config }) => storm(&config).await,
+        Some(Command::Provision { nats, replicas, env }) => provision(&nats, replicas, env).await,
+        Some(Command::Trace { config }) => tell(&config).await,
+        Some(Command::Healthcheck { url, admin }) => healthcheck(url, admin).await,
+    };
+    if let Some(telemetry) = telemetry {
+        telemetry.finish().await;
+    }
+    ended
 }

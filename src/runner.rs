@@ -11,6 +11,7 @@ use clap::Args;
 use database::DatabaseSettings;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use shared::contract::{auth, events};
 use shared::demo;
 use shared::messaging::{self, Connection};
 use shared::ops::ListenError;
@@ -199,14 +200,14 @@ async fn run_services(
     let (auth_ready, auth_is_ready) = oneshot::channel();
     let (events_ready, events_is_ready) = oneshot::channel();
     let (gateway_ready, gateway_is_ready) = oneshot::channel();
-    let keep_auth = keep("auth-worker", auth_ready, stop_workers.clone(), &failed, |ready, stop| {
+    let keep_auth = keep(auth::WORKER, auth_ready, stop_workers.clone(), &failed, |ready, stop| {
         auth_worker::run(auth.clone(), move |_| ready(), stop)
     });
-    let keep_events = keep("events-worker", events_ready, stop_workers.clone(), &failed, |ready, stop| {
+    let keep_events = keep(events::WORKER, events_ready, stop_workers.clone(), &failed, |ready, stop| {
         events_worker::run(events.clone(), move |_| ready(), stop)
     });
     let keep_gateway = async {
-        let kept = keep("gateway", gateway_ready, stop_gateway.clone(), &failed, |ready, stop| {
+        let kept = keep(gateway::NAME, gateway_ready, stop_gateway.clone(), &failed, |ready, stop| {
             gateway::run(gateway.clone(), move |_| ready(), stop)
         })
         .await;

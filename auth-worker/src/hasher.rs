@@ -10,6 +10,7 @@ use shared::contract::auth::Secret;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::measurements::Waiting;
 use crate::peppers::Peppers;
 
 /// Memory in KiB, passes, lanes: OWASP's recommendation for Argon2id.
@@ -71,6 +72,7 @@ pub struct Verified {
 /// Work for a thread, unless its turn comes after the deadline.
 struct Job {
     deadline: Instant,
+    waiting: Waiting,
     work: Work,
 }
 
@@ -105,7 +107,7 @@ impl Hasher {
         let mut salt = [0; SALT];
         aws_lc_rs::rand::fill(&mut salt).map_err(|error| HasherError::Failed(error.to_string()))?;
         let (reply, result) = oneshot::channel();
-        self.submit(deadline, Work::Hash { password, salt, reply })?;
+        self.submit("password.hash", deadline, Work::Hash { password, salt, reply })?;
         result.await.map_err(|error| HasherError::Failed(error.to_string()))?
     }
 
@@ -122,13 +124,14 @@ impl Hasher {
         let known = stored.is_some();
         let stored = stored.unwrap_or_else(|| DUMMY.to_owned());
         let (reply, result) = oneshot::channel();
-        self.submit(deadline, Work::Verify { password, stored, reply })?;
+        self.submit("password.verify", deadline, Work::Verify { password, stored, reply })?;
         let verified = result.await.map_err(|error| HasherError::Failed(error.to_string()))??;
         Ok(Verified { matches: known && verified.matches, ..verified })
     }
 
-    fn submit(&self, deadline: Instant, work: Work) -> Result<(), HasherError> {
-        self.jobs.try_send(Job { deadline, work }).map_err(|error| match error {
+    fn submit(&self, name: &'static str, deadline: Instant, work: Work) -> Result<(), HasherError> {
+        let waiting = Waiting::begin(name);
+        self.jobs.try_send(Job { deadline, waiting, work }).map_err(|error| match error {
             TrySendError::Full(_) => HasherError::Busy,
             TrySendError::Disconnected(_) => HasherError::Failed("the hashing threads are gone".to_owned()),
         })
@@ -143,7 +146,11 @@ fn work(queue: &Receiver<Job>, peppers: &Peppers) {
         match queue.recv_timeout(IDLE) {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => memory = Vec::new(),
-            Ok(Job { deadline, work }) => perform(work, deadline, peppers, &mut memory),
+            Ok(Job { deadline, waiting, work }) => {
+                // Until the work is done.
+                let _span = waiting.end();
+                perform(work, deadline, peppers, &mut memory);
+            }
         }
     }
 }

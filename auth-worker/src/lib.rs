@@ -4,6 +4,7 @@ mod config;
 pub mod hasher;
 mod keyring;
 mod keys;
+mod measurements;
 mod operations;
 mod passwords;
 pub mod peppers;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use database::DatabaseUrl;
-use shared::contract::auth::{AuthHandlers, SERVICE};
+use shared::contract::auth::{AuthHandlers, WORKER};
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{
     Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_jetstream,
@@ -112,7 +113,7 @@ async fn serve(
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)));
     let health = &status.health;
     let server =
-        Server::new(connection.clone(), SERVICE, Auth::bind(), handler, verifier, None, health.clone());
+        Server::new(connection.clone(), WORKER, Auth::bind(), handler, verifier, None, health.clone());
     let published = Notify::new();
     let background = async {
         tokio::join!(

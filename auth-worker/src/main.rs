@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use shared::contract::auth::WORKER;
 use shared::ops;
 use tracing::Instrument;
 
@@ -20,7 +21,13 @@ struct Arguments {
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    ops::prepare_process();
+    let telemetry = ops::prepare_process(&[WORKER]);
+    let served = serve(arguments).await;
+    telemetry.finish().await;
+    served
+}
+
+async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if let Err(refused) = arguments.config.check() {
         return Ok(ops::refuse_to_start(&refused));
     }
@@ -30,7 +37,7 @@ pub(crate) async fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let shutdown = ops::shutdown_on_signal()?;
-    let span = tracing::info_span!("service", service = "auth-worker");
+    let span = tracing::info_span!("service", service = WORKER);
     auth_worker::run(arguments.config, |_| {}, shutdown).instrument(span).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,7 @@ use shared::key_value::{KeyValueError, KeyValueStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::measurements;
 use local::LocalRecords;
 use tally::{Forgets, Guessed, Limit, Tally, Verdict};
 
@@ -122,6 +123,19 @@ impl Throttle {
     /// # Errors
     /// [`Refusal`].
     pub(crate) async fn admit(
+        &self,
+        email: &Email,
+        network: Option<ClientNetwork>,
+        deadline: Instant,
+    ) -> Result<Attempt, Refusal> {
+        let admitted = self.wait_for_turn(email, network, deadline).await;
+        if let Err(refusal) = &admitted {
+            measurements::password_tried(refusal.name());
+        }
+        admitted
+    }
+
+    async fn wait_for_turn(
         &self,
         email: &Email,
         network: Option<ClientNetwork>,
@@ -297,11 +311,25 @@ impl Attempt {
             Err(Failure::Refused(_)) => Guessed::Wrong,
             Err(_) => Guessed::NotTried,
         };
+        measurements::password_tried(match guessed {
+            Guessed::Right => "right",
+            Guessed::Wrong => "wrong",
+            Guessed::NotTried => "failed",
+        });
         settle(&*self.store, self.reservations, guessed).await;
     }
 }
 
 impl Refusal {
+    /// The refusal in one word.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::TooMany(_) => "throttled",
+            Self::Busy => "busy",
+            Self::Expired => "expired",
+        }
+    }
+
     /// The failure this refusal becomes; `too_many` makes the operation's own.
     pub(crate) fn into_failure<E>(self, too_many: impl FnOnce(Duration) -> E) -> Failure<E> {
         match self {

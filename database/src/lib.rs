@@ -1,9 +1,11 @@
 //! Opens the workers' databases, migrates them, and says what a failed statement means.
 
+mod measurements;
 mod places;
 mod postgres;
 mod settings;
 mod sqlite;
+mod statements;
 mod stored_time;
 mod transaction;
 
@@ -16,6 +18,7 @@ pub use places::Lease;
 pub use postgres::{Postgres, act_for};
 pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};
 pub use sqlite::Sqlite;
+pub use statements::Statements;
 pub use stored_time::StoredTime;
 pub use transaction::BoundedTransaction;
 

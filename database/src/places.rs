@@ -1,6 +1,5 @@
 //! Who may use a connection: everybody in their turn, and nobody who would wait for long.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,8 @@ use sqlx::pool::{Pool, PoolConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::StoreError;
+use crate::measurements::{PoolName, Used};
+use crate::{Statements, StoreError};
 
 /// How long a request may wait for its turn. Who would wait for longer is refused while there is time to do
 /// something else: a queue that takes all the time its callers have does work for nobody.
@@ -20,21 +20,38 @@ pub(crate) const FOR_PINGS: u32 = 1;
 
 /// As many places as there are connections, so that waiting for a connection means waiting for the database.
 #[derive(Debug, Clone)]
-pub(crate) struct Places(Arc<Semaphore>);
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    pool: PoolName,
+}
+
+/// A place that somebody has.
+pub(crate) struct Place {
+    _permit: OwnedSemaphorePermit,
+    _used: Used,
+}
 
 impl Places {
-    pub(crate) fn new(connections: u32) -> Self {
-        Self(Arc::new(Semaphore::new(usize::try_from(connections).unwrap_or(usize::MAX))))
+    pub(crate) fn new(pool: &'static str, connections: u32) -> Self {
+        let (pool, free) = (PoolName(pool), usize::try_from(connections).unwrap_or(usize::MAX));
+        pool.holds(connections);
+        Self { free: Arc::new(Semaphore::new(free)), pool }
     }
 
     /// Waits for a place, first come, first served.
-    pub(crate) async fn take(&self, deadline: Option<Instant>) -> Result<OwnedSemaphorePermit, StoreError> {
+    pub(crate) async fn take(&self, deadline: Option<Instant>) -> Result<Place, StoreError> {
+        let waiting = self.pool.waiting();
         let patience = Instant::now() + LONGEST_WAIT;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        match tokio::time::timeout_at(until, Arc::clone(&self.0).acquire_owned()).await {
+        let permit = tokio::time::timeout_at(until, Arc::clone(&self.free).acquire_owned()).await;
+        drop(waiting);
+        match permit {
+            Ok(Ok(permit)) => Ok(Place { _permit: permit, _used: self.pool.used() }),
             // The semaphore is never closed.
-            Ok(place) => place.map_err(|_| StoreError::Busy),
-            Err(_) => Err(StoreError::Busy),
+            Ok(Err(_)) | Err(_) => {
+                self.pool.refused();
+                Err(StoreError::Busy)
+            }
         }
     }
 
@@ -48,19 +65,12 @@ impl Places {
 /// A connection, for as long as this is held.
 pub struct Lease<DB: Database> {
     connection: PoolConnection<DB>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
-impl<DB: Database> Deref for Lease<DB> {
-    type Target = DB::Connection;
-
-    fn deref(&self) -> &DB::Connection {
-        &self.connection
-    }
-}
-
-impl<DB: Database> DerefMut for Lease<DB> {
-    fn deref_mut(&mut self) -> &mut DB::Connection {
-        &mut self.connection
+impl<DB: Database> Lease<DB> {
+    /// The connection, for a statement.
+    pub fn statements(&mut self) -> Statements<'_, DB> {
+        Statements::new(&mut *self.connection)
     }
 }

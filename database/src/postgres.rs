@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgPool};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -103,7 +103,7 @@ impl Postgres {
                 })
             })
             .connect_lazy_with(options.options(SESSION));
-        Ok(Self { pool, places: Places::new(connections) })
+        Ok(Self { pool, places: Places::new("all", connections) })
     }
 
     /// Asks the server for an answer.
@@ -179,11 +179,14 @@ impl Postgres {
 ///
 /// # Errors
 /// What the server says.
-pub async fn act_for(connection: &mut PgConnection, organization: Uuid) -> Result<(), sqlx::Error> {
+pub async fn act_for<'c>(
+    statements: impl Executor<'c, Database = sqlx::Postgres>,
+    organization: Uuid,
+) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT set_config($1, $2, true)")
         .bind(ACTING_ORGANIZATION)
         .bind(organization.to_string())
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }

@@ -48,7 +48,7 @@ impl Sqlite {
         tolerate_newer(&mut migrations);
         migrations.run(&writer).await?;
         let readers = pool(READERS + FOR_PINGS).connect_lazy_with(options.read_only(true));
-        let (write_places, read_places) = (Places::new(1), Places::new(READERS));
+        let (write_places, read_places) = (Places::new("write", 1), Places::new("read", READERS));
         Ok(Self { writer, readers, write_places, read_places })
     }
 

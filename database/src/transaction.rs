@@ -1,20 +1,18 @@
 //! A transaction that is not committed once nobody waits for it any more.
 
-use std::ops::{Deref, DerefMut};
-
 use shared::stall_point;
 use sqlx::{Database, Transaction};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::StoreError;
-use crate::places::Places;
+use crate::measurements::Measured;
+use crate::places::{Place, Places};
+use crate::{Statements, StoreError};
 
 /// A transaction with a deadline. Dropping it undoes it.
 pub struct BoundedTransaction<DB: Database> {
     transaction: Transaction<'static, DB>,
     deadline: Instant,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl<DB: Database> BoundedTransaction<DB> {
@@ -30,9 +28,15 @@ impl<DB: Database> BoundedTransaction<DB> {
             return Err(StoreError::Expired);
         }
         let place = place?;
-        let transaction =
-            tokio::time::timeout_at(deadline, begun).await.map_err(|_| StoreError::Expired)??;
+        let mut measured = Measured::transaction::<DB>("BEGIN");
+        let begun = tokio::time::timeout_at(deadline, begun).await.map_err(|_| StoreError::Expired)?;
+        let transaction = begun.inspect_err(|error| measured.failed(error))?;
         Ok(Self { transaction, deadline, _place: place })
+    }
+
+    /// The connection, for a statement.
+    pub fn statements(&mut self) -> Statements<'_, DB> {
+        Statements::new(&mut *self.transaction)
     }
 
     /// Commits, unless the deadline has passed: whoever asked has been told that it took too long, and may
@@ -44,21 +48,9 @@ impl<DB: Database> BoundedTransaction<DB> {
         if Instant::now() >= self.deadline {
             return Err(StoreError::Expired);
         }
+        let mut measured = Measured::transaction::<DB>("COMMIT");
         stall_point!("commit-stalls");
-        self.transaction.commit().await.map_err(StoreError::commit)
-    }
-}
-
-impl<DB: Database> Deref for BoundedTransaction<DB> {
-    type Target = DB::Connection;
-
-    fn deref(&self) -> &DB::Connection {
-        &self.transaction
-    }
-}
-
-impl<DB: Database> DerefMut for BoundedTransaction<DB> {
-    fn deref_mut(&mut self) -> &mut DB::Connection {
-        &mut self.transaction
+        let committed = self.transaction.commit().await.inspect_err(|error| measured.failed(error));
+        committed.map_err(StoreError::commit)
     }
 }

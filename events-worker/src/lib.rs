@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use database::DatabaseUrl;
-use shared::contract::events::{EventHandlers, SERVICE};
+use shared::contract::events::{EventHandlers, WORKER};
 use shared::idempotency::Idempotency;
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{
@@ -71,7 +71,7 @@ async fn serve(
     let health = &status.health;
     let server = Server::new(
         connection.clone(),
-        SERVICE,
+        WORKER,
         Events::bind(),
         handler,
         Arc::clone(&verifier),

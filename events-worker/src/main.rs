@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use shared::contract::events::WORKER;
 use shared::ops;
 use tracing::Instrument;
 
@@ -17,12 +18,18 @@ struct Arguments {
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    ops::prepare_process();
-    if let Err(refused) = arguments.config.check() {
+    let telemetry = ops::prepare_process(&[WORKER]);
+    let served = serve(arguments.config).await;
+    telemetry.finish().await;
+    served
+}
+
+async fn serve(config: events_worker::Config) -> anyhow::Result<ExitCode> {
+    if let Err(refused) = config.check() {
         return Ok(ops::refuse_to_start(&refused));
     }
     let shutdown = ops::shutdown_on_signal()?;
-    let span = tracing::info_span!("service", service = "events-worker");
-    events_worker::run(arguments.config, |_| {}, shutdown).instrument(span).await?;
+    let span = tracing::info_span!("service", service = WORKER);
+    events_worker::run(config, |_| {}, shutdown).instrument(span).await?;
     Ok(ExitCode::SUCCESS)
 }

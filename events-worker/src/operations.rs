@@ -287,7 +287,7 @@ async fn record(
         from,
         to: after.map(|event| event.status),
         reason: rejection.and_then(|event| event.rejection_reason.clone()),
-        correlation_id: cx.correlation_id.as_str().to_owned(),
+        correlation_id: cx.ids.correlation_id.as_str().to_owned(),
     };
     transaction.record(event.organization_id, event.id, &entry).await
 }

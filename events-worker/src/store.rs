@@ -1,5 +1,6 @@
 //! What the events worker keeps, as traits: reads, and one transaction for every change.
 
+pub mod audit;
 mod cursor;
 mod listing;
 mod postgres;

@@ -8,48 +8,52 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use shared::contract::{CorrelationId, Problem, ProblemType, TraceContext};
-use shared::messaging::headers;
+use opentelemetry::propagation::Extractor;
+use shared::contract::{CorrelationId, Problem, ProblemType, RequestIds};
 use shared::ops::Status;
+use shared::telemetry::span;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
+use uuid::Uuid;
 
 use crate::problem::{Failed, render};
-use crate::{extract, limits, routes};
+use crate::{extract, limits, metrics, routes};
 
+/// The gateway's name in log lines and traces.
+pub const NAME: &str = "gateway";
+/// What a request is accounted under whose client did not wait for the answer; nobody is sent it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// The longest accepted request target, in bytes.
 const MAX_URI: usize = 8 * 1024;
 
 static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
-/// The ids of one request.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestIds {
-    /// Kept from the client or minted; echoed on every response.
-    pub(crate) correlation_id: CorrelationId,
-    /// The client's trace continued, or a new one.
-    pub(crate) trace: TraceContext,
+/// A client's headers. One that is sent twice counts as not sent.
+struct Single<'a>(&'a HeaderMap);
+
+impl Extractor for Single<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        let mut values = self.0.get_all(name).iter();
+        let first = values.next().and_then(|value| value.to_str().ok());
+        if values.next().is_some() { None } else { first }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        Vec::new()
+    }
 }
 
-impl RequestIds {
-    fn read(headers: &HeaderMap) -> Self {
-        let only = |name: &HeaderName| {
-            let mut values = headers.get_all(name).iter();
-            let first = values.next().and_then(|value| value.to_str().ok());
-            if values.next().is_some() { None } else { first }
-        };
-        Self {
-            correlation_id: only(&CORRELATION_ID)
-                .and_then(CorrelationId::parse)
-                .unwrap_or_else(CorrelationId::mint),
-            trace: TraceContext::continued(
-                only(&HeaderName::from_static(headers::TRACEPARENT)),
-                &mut rand::rng(),
-            ),
-        }
-    }
+/// What became of a request beyond the gateway, for its one line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Forwarded {
+    /// The subject it was sent to.
+    pub(crate) subject: &'static str,
+    /// How often it was sent.
+    pub(crate) attempts: u32,
+    /// Whether its answer was given before.
+    pub(crate) replayed: bool,
 }
 
 /// Answers what no route does.
@@ -138,30 +142,96 @@ async fn close_while_stopping(State(status): State<Status>, request: Request, ne
 
 /// Gives the request its ids, echoes them, renders failures, and writes the one line per request.
 async fn identify(mut request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let ids = RequestIds::read(request.headers());
-    let span = tracing::info_span!(
-        "request",
-        correlation_id = %ids.correlation_id,
-        trace_id = %ids.trace.trace_id()
-    );
-    let method = request.method().clone();
+    let headers = Single(request.headers());
+    let correlation_id = headers
+        .get(CORRELATION_ID.as_str())
+        .and_then(CorrelationId::parse)
+        .unwrap_or_else(CorrelationId::mint);
+    let method = known_method(request.method());
     // The template, never the path: what clients write into a path is theirs.
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or("<unmatched>".to_owned(), |path| path.as_str().to_owned());
+    let span = span::http_request(NAME, &correlation_id, &headers, method, &route);
+    if let Some(path) = shown_path(&route, request.uri().path()) {
+        span::url_path(&span, path);
+    }
+    let ids = RequestIds { correlation_id, trace: span::ids(&span) };
     request.extensions_mut().insert(ids.clone());
+    let under_way = UnderWay::begin(method, route, span.clone());
     let answer = async {
         let mut response = render(next.run(request).await, &ids);
         if let Ok(value) = HeaderValue::from_str(ids.correlation_id.as_str()) {
             response.headers_mut().insert(CORRELATION_ID.clone(), value);
         }
-        let status = response.status().as_u16();
-        tracing::info!(%method, %route, status, duration_us = begun.elapsed().as_micros() as u64, "{method} {route}");
+        under_way.end(response.status().as_u16(), response.extensions().get().copied());
         response
     };
     answer.instrument(span).await
+}
+
+/// The method as a label: a closed set, whatever clients send.
+fn known_method(method: &Method) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
+}
+
+/// The path, if what the client has put into the route's places are ids and nothing else.
+fn shown_path<'a>(route: &str, path: &'a str) -> Option<&'a str> {
+    let (mut places, mut segments) = (route.split('/'), path.split('/'));
+    let fits = |(place, segment): (&str, &str)| {
+        if place.starts_with('{') { Uuid::try_parse(segment).is_ok() } else { place == segment }
+    };
+    let all = places.by_ref().zip(segments.by_ref()).all(fits);
+    (all && route.split('/').count() == path.split('/').count()).then_some(path)
+}
+
+/// A request that is not answered yet. One that is dropped was given up by its client, and is accounted for all
+/// the same.
+struct UnderWay {
+    method: &'static str,
+    route: String,
+    span: Span,
+    begun: Instant,
+    ended: bool,
+}
+
+impl UnderWay {
+    fn begin(method: &'static str, route: String, span: Span) -> Self {
+        metrics::http_request_began(method);
+        Self { method, route, span, begun: Instant::now(), ended: false }
+    }
+
+    fn end(mut self, status: u16, forwarded: Option<Forwarded>) {
+        self.account(status, forwarded);
+        self.ended = true;
+    }
+
+    fn account(&self, status: u16, forwarded: Option<Forwarded>) {
+        let Self { method, route, begun, .. } = self;
+        let took = begun.elapsed();
+        span::http_response(&self.span, status);
+        metrics::http_request_ended(method, route, status, took);
+        tracing::info!(
+            method,
+            route,
+            status,
+            duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            subject = forwarded.map(|forwarded| forwarded.subject),
+            attempts = forwarded.map(|forwarded| forwarded.attempts),
+            replayed = forwarded.map(|forwarded| forwarded.replayed),
+            "{method} {route}"
+        );
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.account(CLIENT_CLOSED_REQUEST, None);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +265,18 @@ mod tests {
         assert_eq!(response.headers()["x-correlation-id"], "test-123");
         assert_eq!((problem.correlation_id.as_str(), problem.status), ("test-123", 500));
         assert!(!format!("{problem:?}").contains("secret"));
+    }
+
+    #[test]
+    fn paths_are_shown_that_hold_nothing_but_ids() {
+        let id = "0190a9c6-7b7e-7cc0-a3f1-5c7a52f1c0de";
+        let (path, route) = (format!("/events/{id}/submit"), "/events/{id}/submit");
+        assert_eq!(shown_path(route, &path), Some(path.as_str()));
+        assert_eq!(shown_path("/events", "/events"), Some("/events"));
+        for other in ["/events/someone@example.com/submit", "/events//submit", "/events/a", "/events"] {
+            assert_eq!(shown_path(route, other), None, "{other}");
+        }
+        assert_eq!(shown_path("<unmatched>", "/secret"), None);
     }
 
     const PROBLEM: &str = shared::contract::failure::PROBLEM_JSON;

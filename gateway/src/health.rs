@@ -15,8 +15,8 @@ const DATABASE: &str = "database";
 pub(crate) async fn watch_dependencies(caller: &Caller, upstream: &Upstream, health: &Health) -> ! {
     let (never, ..) = tokio::join!(
         watch_jetstream(caller, health),
-        watch_worker(caller, health, auth::SERVICE, "auth-worker", "auth-database"),
-        watch_worker(caller, health, events::SERVICE, "events-worker", "events-database"),
+        watch_worker(caller, health, auth::SERVICE, auth::WORKER, "auth-database"),
+        watch_worker(caller, health, events::SERVICE, events::WORKER, "events-database"),
         health.watch("breakers", || async move {
             let tripped = upstream.tripped();
             let named: Vec<_> =

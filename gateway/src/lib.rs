@@ -32,6 +32,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use edge::NAME;
 pub use limits::{NotARateLimit, RateLimit};
 
 use limits::Limiter;

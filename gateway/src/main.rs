@@ -17,12 +17,18 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    ops::prepare_process();
-    if let Err(refused) = arguments.config.check() {
+    let telemetry = ops::prepare_process(&[gateway::NAME]);
+    let served = serve(arguments.config).await;
+    telemetry.finish().await;
+    served
+}
+
+async fn serve(config: gateway::Config) -> anyhow::Result<ExitCode> {
+    if let Err(refused) = config.check() {
         return Ok(ops::refuse_to_start(&refused));
     }
     let shutdown = ops::shutdown_on_signal()?;
-    let span = tracing::info_span!("service", service = "gateway");
-    gateway::run(arguments.config, |_| {}, shutdown).instrument(span).await?;
+    let span = tracing::info_span!("service", service = gateway::NAME);
+    gateway::run(config, |_| {}, shutdown).instrument(span).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,9 +1,12 @@
 //! What the gateway counts. Labels are subjects, services and closed sets of words, never anything a client sends.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use opentelemetry::metrics::{Counter, ObservableGauge};
-use opentelemetry::{KeyValue, global};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, ObservableGauge, UpDownCounter};
+use opentelemetry_semantic_conventions::{attribute as key, metric};
+use shared::metrics::{DURATIONS, meter};
 
 use crate::resilience::breaker::Position;
 
@@ -19,8 +22,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// `breakers` tells where each stands, whenever that is fetched.
     pub(crate) fn new(breakers: impl Fn() -> Vec<(&'static str, Position)> + Send + Sync + 'static) -> Self {
-        let meter = global::meter("eventboard");
-        let gauge = meter
+        let gauge = meter()
             .u64_observable_gauge("eventboard.breaker.state")
             .with_description("Where the breaker of a subject stands: 0 closed, 1 half open, 2 open")
             .with_callback(move |observer| {
@@ -33,21 +35,26 @@ impl Metrics {
                     observer.observe(state, &[KeyValue::new("subject", subject)]);
                 }
             });
-        Self {
-            retries: meter
+        let this = Self {
+            retries: meter()
                 .u64_counter("eventboard.retries")
                 .with_description("Messages that were sent again, by subject and reason")
                 .build(),
-            rejections: meter
+            rejections: meter()
                 .u64_counter("eventboard.rejections")
                 .with_description("Requests that were not sent to a worker, by service and reason")
                 .build(),
-            transitions: meter
+            transitions: meter()
                 .u64_counter("eventboard.breaker.transitions")
                 .with_description("Changes of a breaker's state, by subject and new state")
                 .build(),
             _breakers: Arc::new(gauge.build()),
+        };
+        // There from the beginning: whoever asks for them must not take nothing for an error of theirs.
+        for counter in [&this.retries, &this.rejections, &this.transitions] {
+            counter.add(0, &[]);
         }
+        this
     }
 
     pub(crate) fn retried(&self, subject: &'static str, reason: &'static str) {
@@ -61,4 +68,43 @@ impl Metrics {
     pub(crate) fn moved(&self, subject: &'static str, to: Position) {
         self.transitions.add(1, &[KeyValue::new("subject", subject), KeyValue::new("to", to.name())]);
     }
+}
+
+/// What is counted of HTTP.
+struct Http {
+    durations: Histogram<f64>,
+    active: UpDownCounter<i64>,
+}
+
+static HTTP: LazyLock<Http> = LazyLock::new(|| Http {
+    durations: meter()
+        .f64_histogram(metric::HTTP_SERVER_REQUEST_DURATION)
+        .with_unit("s")
+        .with_description("From a request's head to its answer's head")
+        .with_boundaries(DURATIONS.to_vec())
+        .build(),
+    active: meter()
+        .i64_up_down_counter(metric::HTTP_SERVER_ACTIVE_REQUESTS)
+        .with_unit("{request}")
+        .with_description("Requests that are not answered yet")
+        .build(),
+});
+
+/// Counts a request that has begun; each is followed by [`http_request_ended`].
+pub(crate) fn http_request_began(method: &'static str) {
+    HTTP.active.add(1, &[KeyValue::new(key::HTTP_REQUEST_METHOD, method)]);
+}
+
+/// Counts a request that has ended; `route` is the template.
+pub(crate) fn http_request_ended(method: &'static str, route: &str, status: u16, took: Duration) {
+    HTTP.active.add(-1, &[KeyValue::new(key::HTTP_REQUEST_METHOD, method)]);
+    let mut labels = vec![
+        KeyValue::new(key::HTTP_REQUEST_METHOD, method),
+        KeyValue::new(key::HTTP_ROUTE, route.to_owned()),
+        KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status)),
+    ];
+    if status >= 500 {
+        labels.push(KeyValue::new(key::ERROR_TYPE, status.to_string()));
+    }
+    HTTP.durations.record(took.as_secs_f64(), &labels);
 }

@@ -3,9 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use shared::contract::failure::PROBLEM_JSON;
-use shared::contract::{Problem, ProblemType};
-
-use crate::edge::RequestIds;
+use shared::contract::{Problem, ProblemType, RequestIds};
 
 /// A failure on its way to the edge.
 #[derive(Debug, Clone)]
@@ -37,7 +35,7 @@ pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if let Some(problem) = problem {
-        let body = problem.body(&ids.correlation_id, ids.trace).to_json();
+        let body = problem.body(ids).to_json();
         response.headers_mut().remove(header::CONTENT_LENGTH);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         *response.body_mut() = body.into();

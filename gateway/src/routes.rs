@@ -16,13 +16,13 @@ use shared::contract::auth::UserId;
 use shared::contract::failure::PROBLEM_JSON;
 use shared::contract::{
     Access, ClientNetwork, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType,
-    Repeat, RequestDecoder, next_cursor,
+    Repeat, RequestDecoder, RequestIds, next_cursor,
 };
 use shared::identity::Verifier;
 use shared::messaging::{Call, Reply};
 use tokio::time::Instant;
 
-use crate::edge::RequestIds;
+use crate::edge::Forwarded;
 use crate::extract;
 use crate::limits::{Limiter, Quoted};
 use crate::problem::Failed;
@@ -69,16 +69,29 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
             // A path that is no UTF-8 names nothing.
             let params = params.map_err(|_| Problem::new(ProblemType::NotFound, "there is no such route"))?;
             let id = params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned());
-            let mut quota = None;
-            let answer = forward::<O>(&gateway, &decoder, &description, ids, id, request, &mut quota).await;
+            let mut told = Told::default();
+            let answer = forward::<O>(&gateway, &decoder, &description, ids, id, request, &mut told).await;
             let mut response = answer.map_err(Failed).into_response();
-            if let Some(quoted) = quota {
+            if let Some(quoted) = told.quota {
                 quoted.tell(response.headers_mut());
+            }
+            if let Some(attempts) = told.attempts {
+                let replayed = response.headers().contains_key(IDEMPOTENT_REPLAYED);
+                response.extensions_mut().insert(Forwarded { subject: O::SUBJECT, attempts, replayed });
             }
             Ok::<_, Failed>(response)
         }
     };
     Router::new().route(O::ROUTE.path, on(filter, handler))
+}
+
+/// What is told of a request however it ends.
+#[derive(Default)]
+struct Told {
+    /// What is left of its user's requests.
+    quota: Option<Quoted>,
+    /// How often it was sent to a worker.
+    attempts: Option<u32>,
 }
 
 async fn forward<O: Operation>(
@@ -88,13 +101,13 @@ async fn forward<O: Operation>(
     ids: RequestIds,
     id: Option<String>,
     request: Request,
-    quota: &mut Option<Quoted>,
+    told: &mut Told,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let caller = extract::authorization::<O>(&parts.headers, &gateway.verifier)?;
     if let Some((_, user)) = &caller {
         let (quoted, verdict) = gateway.users.count(user);
-        *quota = quoted;
+        told.quota = quoted;
         verdict.inspect_err(|_| gateway.upstream.metrics().rejected("gateway", "rate_limit_user"))?;
     }
     extract::accepts_json(&parts.headers)?;
@@ -102,7 +115,6 @@ async fn forward<O: Operation>(
     let wait = extract::wait(&parts.headers).filter(|wait| *wait < O::DEADLINE);
     let call = Call {
         correlation_id: ids.correlation_id,
-        trace: ids.trace,
         // From here on: a slow body has limits of its own and does not shorten the worker's time.
         deadline: Instant::now() + wait.unwrap_or(O::DEADLINE),
         authorization: caller.map(|(authorization, _)| authorization),
@@ -112,7 +124,9 @@ async fn forward<O: Operation>(
         client_network: parts.extensions.get().copied().filter(|_| O::TELLS_CLIENT_NETWORK),
     };
     let payload = Bytes::from(serde_json::to_vec(&value).map_err(|error| Problem::internal(&error))?);
-    let reply = gateway.upstream.call(description, &call, payload).await?;
+    let (outcome, attempts) = gateway.upstream.call(description, &call, payload).await;
+    told.attempts = Some(attempts);
+    let reply = outcome?;
     let next_page = (O::PAGED && reply.status == 200).then(|| next_cursor(&reply.body)).flatten();
     let link =
         next_page.map(|cursor| next_link(parts.uri.path(), parts.uri.query().unwrap_or_default(), &cursor));

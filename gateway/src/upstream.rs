@@ -99,36 +99,38 @@ impl Upstream {
         &self.metrics
     }
 
-    /// Has one request carried out, or says why not. Dropping this gives everything up that is under way.
-    ///
-    /// # Errors
-    /// The problem to answer with, when no worker has answered.
+    /// Has one request carried out, or says why not: the problem to answer with, when no worker has answered. Says
+    /// too how often it was sent. Dropping this gives everything up that is under way.
     pub(crate) async fn call(
         &self,
         operation: &Description,
         call: &Call,
         payload: Bytes,
-    ) -> Result<Reply, Problem> {
+    ) -> (Result<Reply, Problem>, u32) {
         let (Some(service), Some(gate)) = (
-            self.services.iter().find(|service| operation.subject.split('.').next() == Some(service.name)),
+            self.services.iter().find(|service| operation.service() == service.name),
             self.gates.get(operation.subject),
         ) else {
-            return Err(Problem::internal(&format_args!("{} is no operation", operation.subject)));
+            return (Err(Problem::internal(&format_args!("{} is no operation", operation.subject))), 0);
         };
         let Some(_place) = service.place(operation.repeat) else {
             self.metrics.rejected(service.name, "in_flight");
             let why = "as many requests as may be are under way";
-            return Err(Problem::new(ProblemType::Overloaded, why).with_retry_after(Duration::from_secs(1)));
+            let full = Problem::new(ProblemType::Overloaded, why).with_retry_after(Duration::from_secs(1));
+            return (Err(full), 0);
         };
         let (outcome, made) = self.attempts(service, gate, operation, call, payload).await;
-        let mut reply = outcome?;
-        let minted = call.idempotency_key.as_ref().is_some_and(|(_, origin)| *origin == KeyOrigin::Gateway);
-        let own = made > 1 && reply.first.as_deref() == Some(call.correlation_id.as_str());
-        if minted || own {
-            // Repeated by the gateway, not by the client: for the client this is the first answer.
-            reply.first = None;
-        }
-        Ok(reply)
+        let outcome = outcome.map(|mut reply| {
+            let minted =
+                call.idempotency_key.as_ref().is_some_and(|(_, origin)| *origin == KeyOrigin::Gateway);
+            let own = made > 1 && reply.first.as_deref() == Some(call.correlation_id.as_str());
+            if minted || own {
+                // Repeated by the gateway, not by the client: for the client this is the first answer.
+                reply.first = None;
+            }
+            reply
+        });
+        (outcome, made)
     }
 
     /// Sends the request, and again where that is safe and may help. Says what came of it, and how often it
@@ -200,7 +202,7 @@ impl Upstream {
                     next = None;
                     if made == 0 || self.may_repeat(service, operation, made, reason) {
                         made += 1;
-                        under_way.push(self.attempt(gate, operation, call, payload.clone(), patience));
+                        under_way.push(self.attempt(gate, operation, call, made, payload.clone(), patience));
                         next = (made < ATTEMPTS).then(|| Instant::now().checked_add(patience)).flatten();
                     }
                 }
@@ -263,6 +265,7 @@ impl Upstream {
         gate: &Gate,
         operation: &Description,
         call: &Call,
+        number: u32,
         payload: Bytes,
         patience: Duration,
     ) -> Attempt {
@@ -273,7 +276,7 @@ impl Upstream {
             Ok(admitted) => admitted,
             Err(wait) => return Attempt::Rejected(wait),
         };
-        let mut calling = std::pin::pin!(self.caller.call(operation, call, payload));
+        let mut calling = std::pin::pin!(self.caller.call(operation, call, number, payload));
         let result = match tokio::time::timeout(patience, &mut calling).await {
             Ok(result) => result,
             Err(_) => {

@@ -5,12 +5,14 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Counter;
 use quick_cache::sync::Cache;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -23,10 +25,11 @@ use uuid::Uuid;
 use crate::contract::auth::Role;
 use crate::contract::{
     Answer, Context, CorrelationId, EntityTag, Failure, KeptAnswer, KeyedWrite, NoReplay, Outcome, Problem,
-    ProblemType, Timestamp,
+    ProblemType, RequestIds, Timestamp, TraceContext,
 };
 use crate::crash_point;
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
+use crate::metrics::meter;
 
 /// How long a duplicate waits for the run that is under way.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -78,6 +81,8 @@ struct CachedAnswer {
     role: Role,
     correlation_id: String,
     trace_id: String,
+    #[serde(default)]
+    span_id: String,
     status: u16,
     etag: Option<i64>,
     location: Option<String>,
@@ -100,8 +105,9 @@ impl Record {
         let answer = kept.and_then(|kept| {
             Some(CachedAnswer {
                 role: kept.role,
-                correlation_id: kept.correlation_id.as_str().to_owned(),
-                trace_id: kept.trace_id.clone(),
+                correlation_id: kept.first.correlation_id.as_str().to_owned(),
+                trace_id: kept.first.trace.trace_id.to_string(),
+                span_id: kept.first.trace.span_id.to_string(),
                 status: kept.status,
                 etag: kept.etag.map(|etag| etag.0),
                 location: kept.location.clone(),
@@ -129,8 +135,10 @@ impl CachedAnswer {
         Some(KeptAnswer {
             fingerprint,
             role: self.role,
-            correlation_id: CorrelationId::parse(&self.correlation_id)?,
-            trace_id: self.trace_id,
+            first: RequestIds {
+                correlation_id: CorrelationId::parse(&self.correlation_id)?,
+                trace: TraceContext::read(&self.trace_id, &self.span_id),
+            },
             status: self.status,
             etag: self.etag.map(EntityTag),
             location: self.location,
@@ -193,6 +201,33 @@ impl Idempotency {
     /// # Errors
     /// What `run` ends with; [`ProblemType::KeyReused`], [`ProblemType::KeyInProgress`].
     pub async fn once<R, K>(
+        self: &Arc<Self>,
+        cx: &Context,
+        write: &KeyedWrite,
+        longest_run: Duration,
+        run: R,
+        kept: impl Fn() -> K,
+        under_way: &TaskTracker,
+    ) -> Result<Answer, Problem>
+    where
+        R: Future<Output = Result<Answer, Problem>>,
+        K: Future<Output = Result<Option<KeptAnswer>, Problem>>,
+    {
+        let result = self.run_or_replay(cx, write, longest_run, run, kept, under_way).await;
+        let outcome = match &result {
+            Ok(answer) if answer.first.is_some() => "replayed",
+            Ok(_) => "executed",
+            Err(problem) => match problem.kind {
+                ProblemType::KeyReused => "key_reused",
+                ProblemType::KeyInProgress => "in_progress",
+                _ => "failed",
+            },
+        };
+        count(&OUTCOMES, outcome);
+        result
+    }
+
+    async fn run_or_replay<R, K>(
         self: &Arc<Self>,
         cx: &Context,
         write: &KeyedWrite,
@@ -270,6 +305,7 @@ impl Idempotency {
         (now, give_up): (Timestamp, Instant),
     ) -> Result<Turn, Problem> {
         if self.is_paused() {
+            count(&LEASES, "unavailable");
             return Ok(Turn::RunUnleased);
         }
         let owner = Uuid::now_v7();
@@ -279,6 +315,7 @@ impl Idempotency {
         loop {
             let unanswered = match self.store.write(key, &running.to_bytes(), revision).await {
                 Ok(revision) => {
+                    count(&LEASES, "granted");
                     self.resume();
                     return Ok(Turn::Run(Lease { key: key.to_owned(), record: running, revision }));
                 }
@@ -314,6 +351,7 @@ impl Idempotency {
             match record.state {
                 State::Free => revision = entry.revision,
                 State::Running if self.is_over(key, &record, &entry, now) => {
+                    count(&LEASES, "taken_over");
                     tracing::warn!("took over a run whose owner has stalled");
                     revision = entry.revision;
                 }
@@ -382,6 +420,7 @@ impl Idempotency {
     }
 
     fn pause(&self, error: &str) -> Turn {
+        count(&LEASES, "unavailable");
         if self.paused().replace(Instant::now() + PAUSE).is_none() {
             tracing::warn!(
                 error,
@@ -401,6 +440,22 @@ impl Idempotency {
         // Nobody panics while holding it; should anybody, the value is still whole.
         self.paused_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How keyed writes ended.
+static OUTCOMES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    let counter = meter().u64_counter("eventboard.idempotency.outcomes");
+    counter.with_description("Writes under a client's key, by how they ended").build()
+});
+
+/// What came of asking for leases.
+static LEASES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    let counter = meter().u64_counter("eventboard.idempotency.leases");
+    counter.with_description("Leases of keyed writes, by whether they were had").build()
+});
+
+fn count(counter: &Counter<u64>, outcome: &'static str) {
+    counter.add(1, &[KeyValue::new("eventboard.outcome", outcome)]);
 }
 
 fn encoded(fingerprint: &[u8; 32]) -> String {

@@ -21,7 +21,7 @@ use crate::identity::PublicKeys;
 use crate::messaging::Connection;
 use crate::metrics;
 use crate::settings::Refused;
-use crate::telemetry;
+use crate::telemetry::Telemetry;
 
 /// How long an operator's client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -163,16 +163,14 @@ impl AdminServer {
     }
 }
 
-/// Starts what every process has: log lines, metrics, and as many open files as the system grants. A default of
-/// 1024 is less than the connections a gateway takes.
-pub fn prepare_process() {
-    telemetry::init();
-    if let Err(error) = metrics::init() {
-        tracing::error!(%error, "there will be no metrics");
-    }
+/// Starts what every process has: log lines, traces, metrics, and as many open files as the system grants. A
+/// default of 1024 is less than the connections a gateway takes. The process is these services.
+pub fn prepare_process(services: &[&'static str]) -> Telemetry {
+    let telemetry = Telemetry::start(services);
     if let Err(error) = rlimit::increase_nofile_limit(rlimit::INFINITY) {
         tracing::warn!(%error, "could not raise the limit of open files");
     }
+    telemetry
 }
 
 /// Runs a worker's `serve`, with its admin port beside it from the first moment on: asked while it waits for a

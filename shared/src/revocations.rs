@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::contract::auth::{SessionId, UserId};
 use crate::contract::{Principal, Timestamp};
 use crate::identity::{ACCESS_TOKEN_SECONDS, LEEWAY};
+use crate::metrics::meter;
 
 /// How long a revocation is of use, in seconds: until the last token that it is about is over by itself.
 pub const REVOCATION_SECONDS: i64 = ACCESS_TOKEN_SECONDS + 2 * LEEWAY;
@@ -82,7 +83,33 @@ struct Known {
 impl Revocations {
     /// Nobody has looked yet.
     pub fn unknown() -> Arc<Self> {
-        Arc::new(Self { known: RwLock::default(), looked: watch::Sender::new(None) })
+        let unknown = Arc::new(Self { known: RwLock::default(), looked: watch::Sender::new(None) });
+        unknown.observe();
+        unknown
+    }
+
+    /// Has their number fetched with all other figures, and since when nobody has looked.
+    fn observe(self: &Arc<Self>) {
+        let known = Arc::downgrade(self);
+        let gauge = meter().u64_observable_gauge("eventboard.revocations.known");
+        let gauge = gauge.with_description("Sessions and users whose access tokens are revoked");
+        gauge
+            .with_callback(move |observer| {
+                if let Some(known) = known.upgrade() {
+                    observer.observe(u64::try_from(known.len()).unwrap_or(u64::MAX), &[]);
+                }
+            })
+            .build();
+        let looked = self.looked.subscribe();
+        let gauge = meter().f64_observable_gauge("eventboard.revocations.age").with_unit("s");
+        let gauge = gauge.with_description("Since what is revoked was last looked at");
+        gauge
+            .with_callback(move |observer| {
+                if let Some(looked) = *looked.borrow() {
+                    observer.observe(looked.elapsed().as_secs_f64(), &[]);
+                }
+            })
+            .build();
     }
 
     /// Whether this caller's token is revoked.

@@ -1,130 +1,125 @@
-//! Log lines: JSON on stdout, readable on a terminal, every line of a request with its ids.
+//! What a process says about itself: log lines, traces and metrics, and where each goes.
 
-use std::fmt;
-use std::io::IsTerminal;
+mod export;
+mod lines;
+mod noise;
+mod settings;
+pub mod span;
 
-use serde_json::{Map, Value};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id};
-use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::{Context, SubscriberExt};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::sync::oneshot;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::contract::Timestamp;
+use crate::metrics;
+pub(crate) use export::resource;
+use settings::Propagators;
+pub(crate) use settings::Settings;
 
-/// Starts logging for this process. `RUST_LOG` filters; `info` by default.
-pub fn init() {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn,sqlx=warn,hyper=warn"));
-    let format = if std::io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
-    let lines = tracing_subscriber::fmt::layer().event_format(format);
-    // Fails when a subscriber is set already, as in a test: then that one stays.
-    let _ = tracing_subscriber::registry().with(SpanFields).with(lines.with_filter(filter)).try_init();
-    std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("a panic without a message");
-        let location = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(location, "panicked: {message}");
-    }));
+/// How long the last spans and metrics may take to be sent.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Read once: a process does not change its environment.
+static SETTINGS: LazyLock<Settings> = LazyLock::new(|| Settings::read(|name| std::env::var(name).ok()));
+
+/// What must be sent before the process ends.
+#[derive(Debug)]
+#[must_use = "what was not sent yet is lost unless it is flushed"]
+pub struct Telemetry {
+    tracers: SdkTracerProvider,
+    meters: Option<SdkMeterProvider>,
 }
 
-/// Span fields that every line below them repeats.
-#[derive(Debug, Default, Clone)]
-struct Inherited(Map<String, Value>);
-
-/// Keeps each span's fields where the formatter finds them.
-struct SpanFields;
-
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanFields {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if let Some(span) = context.span(id) {
-            let mut fields = Inherited::default();
-            attributes.record(&mut fields);
-            span.extensions_mut().insert(fields);
+impl Telemetry {
+    /// Starts it for a process that is these services, as the `OTEL_*` variables and `RUST_LOG` say. Nothing of it
+    /// can keep the process from its work: what cannot be had is said in the log, and gone without.
+    pub fn start(services: &[&'static str]) -> Self {
+        let settings = &*SETTINGS;
+        let (tracers, failed) = match export::tracer_provider(services, settings.traces) {
+            Ok(tracers) => (tracers, None),
+            Err(error) => (SdkTracerProvider::builder().build(), Some(error)),
+        };
+        let lines = settings.lines.then(lines::layer);
+        // Fails when a subscriber is set already, as in a test: then that one stays.
+        let _ = tracing_subscriber::registry().with(spans(&tracers)).with(lines).try_init();
+        std::panic::set_hook(Box::new(|panic| {
+            let message = panic.payload_as_str().unwrap_or("a panic without a message");
+            let location = panic.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(location, "panicked: {message}");
+        }));
+        for complaint in &settings.complaints {
+            tracing::warn!("{complaint}");
         }
+        if let Some(error) = failed {
+            tracing::error!(%error, "there will be no traces");
+        }
+        let meters = metrics::start(services, settings).unwrap_or_else(|error| {
+            tracing::error!(%error, "there will be no metrics");
+            None
+        });
+        Self { tracers, meters }
+    }
+
+    /// Sends what was not sent yet, for some seconds at most.
+    pub async fn finish(self) {
+        let Self { tracers, meters } = self;
+        let spans = flush(move || tracers.shutdown_with_timeout(FLUSH_TIMEOUT));
+        let figures =
+            flush(move || meters.map_or(Ok(()), |meters| meters.shutdown_with_timeout(FLUSH_TIMEOUT)));
+        let both = async { tokio::join!(spans, figures) };
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, both).await;
     }
 }
 
-impl Inherited {
-    fn put(&mut self, field: &Field, value: Value) {
-        self.0.insert(field.name().to_owned(), value);
-    }
+/// Waits for what blocks, on a thread that nobody else waits for: the runtime would, at its end, beyond any limit.
+async fn flush(shut_down: impl FnOnce() -> OTelSdkResult + Send + 'static) {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        // What fails is said by the exporters themselves.
+        let _ = ended.send(shut_down());
+    });
+    let _ = end.await;
 }
 
-impl Visit for Inherited {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, Value::String(format!("{value:?}")));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, Value::String(value.to_owned()));
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, Value::from(value));
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, Value::from(value));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, Value::from(value));
-    }
+/// Which contexts travel with messages.
+fn propagators() -> Propagators {
+    SETTINGS.propagators
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Format {
-    Json,
-    Pretty,
-}
-
-impl<S, N> FormatEvent<S, N> for Format
+/// Makes an exported span of each that [`span`] makes, whatever the log shows; what is logged beneath it as a
+/// warning or worse is an event on it.
+fn spans<S>(tracers: &SdkTracerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut out: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut fields = Inherited::default();
-        for span in context.event_scope().into_iter().flat_map(tracing_subscriber::registry::Scope::from_root)
-        {
-            if let Some(inherited) = span.extensions().get::<Inherited>() {
-                fields.0.extend(inherited.0.clone());
-            }
-        }
-        event.record(&mut fields);
-        let message = fields.0.remove("message").unwrap_or_default();
-        let (level, time) = (event.metadata().level(), Timestamp::now());
-        match self {
-            Self::Json => {
-                // The members people look for first come first.
-                let target = Value::from(event.metadata().target());
-                write!(out, r#"{{"time":"{time}","level":"{level}","message":{message},"target":{target}"#)?;
-                for (name, value) in &fields.0 {
-                    write!(out, ",{}:{value}", Value::from(name.as_str()))?;
-                }
-                writeln!(out, "}}")
-            }
-            Self::Pretty => {
-                let service = fields.0.remove("service").unwrap_or_default();
-                let service = service.as_str().unwrap_or("-");
-                write!(out, "{time} {level:>5} {service:<13} {}", message.as_str().unwrap_or_default())?;
-                for (name, value) in &fields.0 {
-                    match value {
-                        Value::String(text) => write!(out, " {name}={text}")?,
-                        other => write!(out, " {name}={other}")?,
-                    }
-                }
-                writeln!(out)
-            }
-        }
+    OpenTelemetryLayer::new(tracers.tracer("eventboard"))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_target(false)
+        .with_error_fields_to_exceptions(false)
+        .with_error_records_to_exceptions(false)
+        .with_error_events_to_exceptions(false)
+        .with_filter(filter_fn(is_exported).with_max_level_hint(LevelFilter::INFO))
+}
+
+/// The SDK and what it sends with must not give rise to more that is sent.
+fn is_exported(metadata: &Metadata<'_>) -> bool {
+    const OURS: [&str; 6] = ["shared", "database", "gateway", "auth_worker", "events_worker", "eventboard"];
+    if metadata.is_span() {
+        return metadata.target() == span::TARGET;
     }
+    let krate = metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= Level::WARN && OURS.contains(&krate)
 }

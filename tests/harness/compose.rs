@@ -42,7 +42,9 @@ impl Compose {
         let definition = &self.file["services"][service];
         let granted: Vec<&str> = texts(&definition["secrets"]);
         let variables = definition["environment"].as_object().expect("an environment");
-        let here = variables.iter().map(|(name, value)| {
+        // Nobody listens there; the suites that want spans name a collector of their own.
+        let here = variables.iter().filter(|(name, _)| !name.starts_with("OTEL_"));
+        let here = here.map(|(name, value)| {
             let value = value.as_str().expect("a text");
             let value = match value.strip_prefix("/run/secrets/") {
                 Some(secret) => {

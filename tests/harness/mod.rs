@@ -1,6 +1,7 @@
 //! What the suites stand on: a real broker, real databases and the real services, each on free ports.
 
 pub mod broker;
+pub mod collector;
 pub mod compose;
 pub mod postgres;
 pub mod process;

@@ -145,12 +145,25 @@ fn the_composition_is_hardened_pinned_and_scalable() {
         assert!(service["deploy"]["resources"]["limits"]["cpus"].is_string(), "{name}");
         assert!(service["container_name"].is_null(), "{name} could not be scaled");
         let (_, tag) = service["image"].as_str().unwrap().split_once(':').expect("a tag");
-        assert!(tag.starts_with(|first: char| first.is_ascii_digit()) && tag.contains('.'), "{name}: {tag}");
+        let number = tag.trim_start_matches('v');
+        let pinned = number.starts_with(|first: char| first.is_ascii_digit()) && number.contains('.');
+        assert!(pinned, "{name}: {tag}");
+        let added = matches!(name.as_str(), "nats-exporter" | "prometheus" | "loki" | "alloy" | "grafana");
+        assert_eq!(texts(&service["profiles"]), if added { vec!["observability"] } else { vec![] }, "{name}");
+        for volume in texts(&service["volumes"]).into_iter().filter(|volume| volume.starts_with("./")) {
+            let file = volume.split(':').next().unwrap();
+            assert!(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists(), "{name}: {file}");
+        }
+        if matches!(name.as_str(), "gateway" | "auth-worker" | "events-worker") {
+            assert_eq!(service["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"], "http://jaeger:4318", "{name}");
+        }
         // One gateway must not take another one's port, and nothing listens beyond this machine.
         let published = texts(&service["ports"]);
         match name.as_str() {
             "proxy" => assert_eq!(published, ["127.0.0.1:${EVENTBOARD_PORT:-3000}:3000"]),
             "jaeger" => assert_eq!(published, ["127.0.0.1:16686:16686"]),
+            "grafana" => assert_eq!(published, ["127.0.0.1:3001:3000"]),
+            "prometheus" => assert_eq!(published, ["127.0.0.1:9090:9090"]),
             _ => assert!(published.is_empty(), "{name} publishes {published:?}"),
         }
     }

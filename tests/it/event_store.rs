@@ -12,7 +12,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use shared::contract::auth::{OrganizationId, Role, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry, SortBy, SortOrder};
-use shared::contract::{CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, Timestamp};
+use shared::contract::{
+    CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, RequestIds, Timestamp, TraceContext,
+};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -369,8 +371,10 @@ fn kept(write: &KeyedWrite, text: &str) -> KeptAnswer {
     KeptAnswer {
         fingerprint: write.fingerprint,
         role: Role::Moderator,
-        correlation_id: CorrelationId::parse("test-123").unwrap(),
-        trace_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        first: RequestIds {
+            correlation_id: CorrelationId::parse("test-123").unwrap(),
+            trace: TraceContext::read("0123456789abcdef0123456789abcdef", "0123456789abcdef"),
+        },
         status: 201,
         etag: Some(EntityTag(7)),
         location: Some("/events/x".to_owned()),

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use shared::contract::events::Get;
-use shared::contract::{CorrelationId, Description, Timestamp, TraceContext};
+use shared::contract::{CorrelationId, Description, Timestamp};
 use shared::messaging::{Call, CallError, Caller, Connection};
 use shared::settings::NatsSettings;
 use tempfile::TempDir;
@@ -37,7 +37,7 @@ impl Bare {
     }
 
     async fn call(&self, patience: Duration) -> Result<shared::messaging::Reply, CallError> {
-        self.caller.call(&Description::of::<Get>(), &call(patience), Bytes::from_static(b"{}")).await
+        self.caller.call(&Description::of::<Get>(), &call(patience), 1, Bytes::from_static(b"{}")).await
     }
 
     /// Somebody on the subject, who may or may not answer.
@@ -53,7 +53,6 @@ impl Bare {
 fn call(patience: Duration) -> Call {
     Call {
         correlation_id: CorrelationId::mint(),
-        trace: TraceContext::continued(None, &mut rand::rng()),
         deadline: Instant::now() + patience,
         authorization: None,
         idempotency_key: None,
@@ -127,8 +126,10 @@ async fn a_request_made_while_disconnected_fails_at_once_and_is_never_sent() {
     eventually("the link is back", || async { bare.caller.is_ready() }).await;
     let marker = call(Duration::from_millis(300));
     let operation = Description::of::<Get>();
-    let (_, first) =
-        tokio::join!(bare.caller.call(&operation, &marker, Bytes::from_static(b"marker")), listener.next());
+    let (_, first) = tokio::join!(
+        bare.caller.call(&operation, &marker, 1, Bytes::from_static(b"marker")),
+        listener.next()
+    );
     assert_eq!(first.unwrap().payload, "marker", "a request outlived its caller");
 }
 
@@ -143,7 +144,7 @@ async fn requests_in_flight_fail_when_the_broker_dies() {
     };
     let operation = Description::of::<Get>();
     let patient = call(Duration::from_secs(30));
-    let (reply, ()) = tokio::join!(bare.caller.call(&operation, &patient, Bytes::new()), kill);
+    let (reply, ()) = tokio::join!(bare.caller.call(&operation, &patient, 1, Bytes::new()), kill);
     assert_eq!(reply.unwrap_err(), CallError::ConnectionLost);
     assert!(begun.elapsed() < Duration::from_secs(5), "it waited {:?}", begun.elapsed());
     assert_eq!(bare.caller.in_flight(), 0);
@@ -322,7 +323,7 @@ async fn calls_end_at_their_deadline_while_the_broker_takes_nothing() {
     let calls = (0..3000).map(|_| {
         let (operation, payload) = (&operation, payload.clone());
         let patient = call(Duration::from_millis(500));
-        async move { caller.call(operation, &patient, payload).await }
+        async move { caller.call(operation, &patient, 1, payload).await }
     });
     for reply in futures_util::future::join_all(calls).await {
         assert!(matches!(reply, Err(CallError::TimedOut | CallError::NotConnected)), "{reply:?}");

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use shared::contract::auth::{OrganizationId, Role, UserId};
 use shared::contract::{
     Answer, Context, CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, Outcome, Problem,
-    ProblemType, Timestamp, TraceContext,
+    ProblemType, RequestIds, Timestamp, TraceContext,
 };
 use shared::idempotency::Idempotency;
 use shared::key_value::{Entry, KeyValueError, KeyValueStore};
@@ -120,8 +120,7 @@ fn write(key: u8, fingerprint: u8) -> KeyedWrite {
 
 fn context(id: &str) -> Context {
     Context {
-        correlation_id: CorrelationId::parse(id).unwrap(),
-        trace: TraceContext::continued(None, &mut rand::rng()),
+        ids: RequestIds { correlation_id: CorrelationId::parse(id).unwrap(), trace: TraceContext::NONE },
         now: now(),
         deadline: Instant::now() + Duration::from_secs(10),
         write: None,
@@ -241,7 +240,7 @@ impl Bench {
 
 fn assert_replay(replay: &Answer, of: &str) {
     assert_eq!((replay.body.as_ref(), replay.status), (of.as_bytes(), 201));
-    assert_eq!(replay.first.as_ref().map(CorrelationId::as_str), Some(of));
+    assert_eq!(replay.first.as_ref().map(|first| first.correlation_id.as_str()), Some(of));
 }
 
 #[tokio::test(start_paused = true)]
@@ -392,7 +391,7 @@ async fn large_answers_stay_in_the_database() {
     tracker.wait().await;
     assert!(bench.memory.entry().unwrap().record.len() < 1024);
     let again = bench.answer(1, "second").await;
-    assert_eq!((again.body, again.first), (large.into(), CorrelationId::parse(id)));
+    assert_eq!((again.body, again.first), (large.into(), Some(cx.ids.clone())));
     // Older than the retention: the key names a new write.
     bench.rows.kept.lock().unwrap().clear();
     assert_eq!(bench.answer(1, "third").await.body, "third");

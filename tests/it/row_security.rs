@@ -44,7 +44,7 @@ async fn change(
 ) -> Result<u64, String> {
     let mut transaction = connection.begin().await.unwrap();
     if let Some(organization) = organization {
-        database::act_for(&mut transaction, organization.0).await.unwrap();
+        database::act_for(&mut *transaction, organization.0).await.unwrap();
     }
     let changed =
         sqlx::query(statement).execute(&mut *transaction).await.map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::harness::collector::Collector;
 use crate::harness::compose::{Compose, Service};
 use crate::harness::eventually;
 use crate::harness::process::program;
@@ -132,10 +133,12 @@ async fn canaries_are_found_where_they_belong_and_nowhere_else() {
     let compose = Compose::start().await;
     assert!(compose.run("provision").await);
     // Everything that is ever logged.
-    let loud = [
+    let collector = Collector::start().await;
+    let mut loud = vec![
         ("RUST_LOG", "trace,h2=info,async_nats=debug".to_owned()),
         ("EVENTBOARD_TRUSTED_HOPS", "1".to_owned()),
     ];
+    loud.extend(collector.environment());
     let mut services: Vec<Service> = Vec::new();
     for name in ["auth-worker", "events-worker", "gateway"] {
         services.push(compose.up_as(name, &program(name).await, &loud).await);
@@ -162,6 +165,15 @@ async fn canaries_are_found_where_they_belong_and_nowhere_else() {
         assert!(!service.process.lines_with("canary-run").is_empty(), "nothing was logged");
         for canary in secrets.iter().chain(&personal) {
             assert_eq!(service.process.lines_with(canary), Vec::<Value>::new(), "in a log");
+        }
+    }
+    eventually("the last span arrives", || async {
+        collector.spans().iter().any(|span| span.name == "POST /auth/logout")
+    })
+    .await;
+    for span in collector.spans() {
+        for canary in secrets.iter().chain(&personal) {
+            assert!(!span.text.contains(canary), "{canary} is in a span: {}", span.text);
         }
     }
     for database in ["auth", "events"] {

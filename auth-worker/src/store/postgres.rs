@@ -1,13 +1,12 @@
 //! The auth store on Postgres.
 
 use async_trait::async_trait;
-use database::{OpenError, Postgres, StoreError, StoredTime, act_for};
+use database::{OpenError, Postgres, Statements, StoreError, StoredTime, act_for};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
 };
 use shared::revocations::Revocation;
-use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -149,25 +148,25 @@ impl AuthStore for PostgresAuthStore {
         let mut transaction = self.database.begin(deadline).await?;
         let (organization_id, role) = match &account.membership {
             Membership::Founder(organization) => {
-                insert_organization(&mut transaction, INSERT_ORGANIZATION, organization, account.now)
+                insert_organization(transaction.statements(), INSERT_ORGANIZATION, organization, account.now)
                     .await
                     .map_err(|error| taken(error, CreateAccountError::OrganizationTaken))?;
-                act_for(&mut transaction, organization.id.0).await.map_err(StoreError::from)?;
+                act_for(transaction.statements(), organization.id.0).await.map_err(StoreError::from)?;
                 (organization.id, Role::Admin)
             }
             Membership::Invited(token_hash) => {
                 let inviting = sqlx::query_scalar(SELECT_INVITING)
                     .bind(token_hash.as_slice())
-                    .fetch_optional(&mut *transaction)
+                    .fetch_optional(transaction.statements())
                     .await
                     .map_err(StoreError::from)?;
                 let inviting = inviting.ok_or(CreateAccountError::InvalidInvitation)?;
-                act_for(&mut transaction, inviting).await.map_err(StoreError::from)?;
+                act_for(transaction.statements(), inviting).await.map_err(StoreError::from)?;
                 let grant = sqlx::query_as::<_, GrantRow>(USE_INVITATION)
                     .bind(StoredTime(account.now))
                     .bind(token_hash.as_slice())
                     .bind(account.email.as_str())
-                    .fetch_optional(&mut *transaction)
+                    .fetch_optional(transaction.statements())
                     .await
                     .map_err(StoreError::from)?;
                 grant.ok_or(CreateAccountError::InvalidInvitation)?.try_into()?
@@ -183,10 +182,10 @@ impl AuthStore for PostgresAuthStore {
             created_at: account.now,
             updated_at: account.now,
         };
-        insert_user(&mut transaction, INSERT_USER, &user, &account.password_hash)
+        insert_user(transaction.statements(), INSERT_USER, &user, &account.password_hash)
             .await
             .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
-        insert_session(&mut transaction, &session).await?;
+        insert_session(transaction.statements(), &session).await?;
         transaction.commit().await?;
         Ok(user)
     }
@@ -194,7 +193,7 @@ impl AuthStore for PostgresAuthStore {
     async fn credentials(&self, email: &Email) -> Result<Option<(User, String)>, StoreError> {
         let row = sqlx::query_as::<_, CredentialsRow>(SELECT_CREDENTIALS)
             .bind(email.as_str())
-            .fetch_optional(&mut *self.database.connection().await?)
+            .fetch_optional(self.database.connection().await?.statements())
             .await?;
         row.map(CredentialsRow::try_into).transpose()
     }
@@ -202,7 +201,7 @@ impl AuthStore for PostgresAuthStore {
     async fn account(&self, id: UserId) -> Result<Option<Account>, StoreError> {
         let row = sqlx::query_as::<_, AccountRow>(SELECT_ACCOUNT)
             .bind(id.0)
-            .fetch_optional(&mut *self.database.connection().await?)
+            .fetch_optional(self.database.connection().await?.statements())
             .await?;
         row.map(AccountRow::try_into).transpose()
     }
@@ -219,7 +218,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(new)
             .bind(user.id.0)
             .bind(old)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
@@ -227,7 +226,7 @@ impl AuthStore for PostgresAuthStore {
     async fn password_hash(&self, user: UserId) -> Result<Option<String>, StoreError> {
         let hash = sqlx::query_scalar("SELECT password_hash FROM users WHERE id = $1")
             .bind(user.0)
-            .fetch_optional(&mut *self.database.connection().await?)
+            .fetch_optional(self.database.connection().await?.statements())
             .await?;
         Ok(hash)
     }
@@ -244,7 +243,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(StoredTime(now))
             .bind(change.user.0)
             .bind(change.old)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         if changed.rows_affected() == 0 {
             return Ok(false);
@@ -254,7 +253,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(StoredTime(now))
             .bind(change.user.0)
             .bind(change.keep.0)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await?;
         Ok(true)
@@ -271,10 +270,10 @@ impl AuthStore for PostgresAuthStore {
         let owner = sqlx::query_as::<_, OwnerRow>(SELECT_OWNER)
             .bind(session.user_id.0)
             .bind(password_hash)
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(transaction.statements())
             .await?;
         let Some(owner) = owner else { return Ok(None) };
-        insert_session(&mut transaction, &session).await?;
+        insert_session(transaction.statements(), &session).await?;
         transaction.commit().await?;
         Ok(Some(owner.try_into()?))
     }
@@ -282,7 +281,7 @@ impl AuthStore for PostgresAuthStore {
     async fn session(&self, id: SessionId) -> Result<Option<(Session, Owner)>, StoreError> {
         let row = sqlx::query_as::<_, OwnedSessionRow>(SELECT_SESSION)
             .bind(id.0)
-            .fetch_optional(&mut *self.database.connection().await?)
+            .fetch_optional(self.database.connection().await?.statements())
             .await?;
         row.map(OwnedSessionRow::try_into).transpose()
     }
@@ -298,7 +297,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(StoredTime(used_after))
             .bind(StoredTime(now))
             .bind(MAX_LISTED_SESSIONS)
-            .fetch_all(&mut *self.database.connection().await?)
+            .fetch_all(self.database.connection().await?.statements())
             .await?;
         rows.into_iter().map(SessionRow::try_into).collect()
     }
@@ -315,7 +314,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(StoredTime(now))
             .bind(id.0)
             .bind(i64::from(counter))
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await?;
         Ok(rotated.rows_affected() == 1)
@@ -334,7 +333,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(StoredTime(now))
             .bind(id.0)
             .bind(user.0)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await?;
         Ok(ended.rows_affected() == 1)
@@ -342,7 +341,7 @@ impl AuthStore for PostgresAuthStore {
 
     async fn end_sessions(&self, user: UserId, now: Timestamp, deadline: Instant) -> Result<(), StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
-        end_sessions(&mut transaction, user, now).await?;
+        end_sessions(transaction.statements(), user, now).await?;
         transaction.commit().await
     }
 
@@ -351,11 +350,11 @@ impl AuthStore for PostgresAuthStore {
         let sessions = sqlx::query_as::<_, RevocationRow>(REVOKED_SESSIONS)
             .bind(StoredTime(since))
             .bind(TOKENS_SECONDS as f64)
-            .fetch_all(&mut *connection)
+            .fetch_all(connection.statements())
             .await?;
         let mut revocations = sqlx::query_as::<_, RevocationRow>(REVOKED_VERSIONS)
             .bind(StoredTime(since))
-            .fetch_all(&mut *connection)
+            .fetch_all(connection.statements())
             .await?;
         revocations.extend(sessions);
         Ok(revocations.into_iter().map(Revocation::from).collect())
@@ -371,7 +370,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(organization.0)
             .bind(after.map_or(Uuid::nil(), |after| after.0))
             .bind(limit)
-            .fetch_all(&mut *self.database.connection().await?)
+            .fetch_all(self.database.connection().await?.statements())
             .await?;
         rows.into_iter().map(MemberRow::try_into).collect()
     }
@@ -387,7 +386,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(change.organization.0)
             .bind(change.by.0)
             .bind(change.member.0)
-            .fetch_all(&mut *transaction)
+            .fetch_all(transaction.statements())
             .await
             .map_err(StoreError::from)?;
         let (member, changed) = changed_member(rows, &change, now)?;
@@ -401,11 +400,11 @@ impl AuthStore for PostgresAuthStore {
             .bind(StoredTime(now))
             .bind(change.member.0)
             .bind(change.organization.0)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await
             .map_err(StoreError::from)?;
         if member.disabled_at.is_some() {
-            end_sessions(&mut transaction, change.member, now).await?;
+            end_sessions(transaction.statements(), change.member, now).await?;
         }
         transaction.commit().await?;
         Ok(member)
@@ -414,7 +413,7 @@ impl AuthStore for PostgresAuthStore {
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
         let row = sqlx::query(EMAIL_EXISTS)
             .bind(email.as_str())
-            .fetch_optional(&mut *self.database.connection().await?)
+            .fetch_optional(self.database.connection().await?.statements())
             .await?;
         Ok(row.is_some())
     }
@@ -432,14 +431,14 @@ impl AuthStore for PostgresAuthStore {
             .bind(invitation.role.as_str())
             .bind(invitation.created_by.0)
             .bind(StoredTime(invitation.expires_at))
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
 
     async fn signing_keys(&self) -> Result<Vec<SigningKeyRecord>, StoreError> {
         let rows = sqlx::query_as::<_, SigningKeyRow>(SELECT_SIGNING_KEYS)
-            .fetch_all(&mut *self.database.connection().await?)
+            .fetch_all(self.database.connection().await?.statements())
             .await?;
         Ok(rows.into_iter().map(SigningKeyRecord::from).collect())
     }
@@ -451,7 +450,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(key.sealed.as_deref())
             .bind(StoredTime(now))
             .bind(StoredTime(key.current_from))
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
@@ -467,7 +466,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(kid)
             .bind(StoredTime(now))
             .bind(StoredTime(current_from))
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
@@ -476,7 +475,7 @@ impl AuthStore for PostgresAuthStore {
         let mut transaction = self.database.begin(Instant::now() + COMMAND_TIMEOUT).await?;
         sqlx::query("DELETE FROM signing_keys WHERE kid = $1 AND revoked_at IS NULL")
             .bind(kid)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
@@ -490,17 +489,17 @@ impl AuthStore for PostgresAuthStore {
     ) -> Result<(), StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
         for organization in organizations {
-            insert_organization(&mut transaction, SEED_ORGANIZATION, organization, now).await?;
+            insert_organization(transaction.statements(), SEED_ORGANIZATION, organization, now).await?;
         }
         for seeded in users {
             let home = sqlx::query("SELECT 1 FROM organizations WHERE id = $1")
                 .bind(seeded.user.organization_id.0)
-                .fetch_optional(&mut *transaction)
+                .fetch_optional(transaction.statements())
                 .await?;
             // Somebody may have founded an organisation of the same name: then the demo has no home.
             if home.is_some() {
-                act_for(&mut transaction, seeded.user.organization_id.0).await?;
-                insert_user(&mut transaction, SEED_USER, &seeded.user, &seeded.password_hash).await?;
+                act_for(transaction.statements(), seeded.user.organization_id.0).await?;
+                insert_user(transaction.statements(), SEED_USER, &seeded.user, &seeded.password_hash).await?;
             }
         }
         transaction.commit().await
@@ -508,7 +507,7 @@ impl AuthStore for PostgresAuthStore {
 }
 
 async fn insert_organization(
-    connection: &mut PgConnection,
+    statements: Statements<'_, sqlx::Postgres>,
     statement: &'static str,
     organization: &Organization,
     now: Timestamp,
@@ -518,13 +517,13 @@ async fn insert_organization(
         .bind(&organization.name)
         .bind(&organization.slug)
         .bind(StoredTime(now))
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }
 
 async fn insert_user(
-    connection: &mut PgConnection,
+    statements: Statements<'_, sqlx::Postgres>,
     statement: &'static str,
     user: &User,
     password_hash: &str,
@@ -539,16 +538,19 @@ async fn insert_user(
         .bind(user.role.as_str())
         .bind(StoredTime(user.created_at))
         .bind(StoredTime(user.updated_at))
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }
 
 /// Also removes a few sessions that are over, so that the table stays as large as its use.
-async fn insert_session(connection: &mut PgConnection, session: &Session) -> Result<(), StoreError> {
+async fn insert_session(
+    mut statements: Statements<'_, sqlx::Postgres>,
+    session: &Session,
+) -> Result<(), StoreError> {
     sqlx::query(DELETE_EXPIRED_SESSIONS)
         .bind(StoredTime(session.rotated_at.plus_seconds(-KEPT_SECONDS)))
-        .execute(&mut *connection)
+        .execute(statements.reborrow())
         .await?;
     sqlx::query(INSERT_SESSION)
         .bind(session.id.0)
@@ -557,17 +559,21 @@ async fn insert_session(connection: &mut PgConnection, session: &Session) -> Res
         .bind(StoredTime(session.created_at))
         .bind(StoredTime(session.rotated_at))
         .bind(StoredTime(session.expires_at))
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }
 
-async fn end_sessions(connection: &mut PgConnection, user: UserId, now: Timestamp) -> Result<(), StoreError> {
+async fn end_sessions(
+    statements: Statements<'_, sqlx::Postgres>,
+    user: UserId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     sqlx::query(END_SESSIONS)
         .bind(StoredTime(now))
         .bind(StoredTime(now))
         .bind(user.0)
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use database::{OpenError, Sqlite, StoreError, StoredTime};
+use database::{OpenError, Sqlite, Statements, StoreError, StoredTime};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
 };
 use shared::revocations::Revocation;
-use sqlx::SqliteConnection;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -145,7 +144,7 @@ impl AuthStore for SqliteAuthStore {
         let mut transaction = self.database.begin(deadline).await?;
         let (organization_id, role) = match &account.membership {
             Membership::Founder(organization) => {
-                insert_organization(&mut transaction, INSERT_ORGANIZATION, organization, account.now)
+                insert_organization(transaction.statements(), INSERT_ORGANIZATION, organization, account.now)
                     .await
                     .map_err(|error| taken(error, CreateAccountError::OrganizationTaken))?;
                 (organization.id, Role::Admin)
@@ -155,7 +154,7 @@ impl AuthStore for SqliteAuthStore {
                     .bind(StoredTime(account.now))
                     .bind(token_hash.as_slice())
                     .bind(account.email.as_str())
-                    .fetch_optional(&mut *transaction)
+                    .fetch_optional(transaction.statements())
                     .await
                     .map_err(StoreError::from)?;
                 grant.ok_or(CreateAccountError::InvalidInvitation)?.try_into()?
@@ -171,10 +170,10 @@ impl AuthStore for SqliteAuthStore {
             created_at: account.now,
             updated_at: account.now,
         };
-        insert_user(&mut transaction, INSERT_USER, &user, &account.password_hash)
+        insert_user(transaction.statements(), INSERT_USER, &user, &account.password_hash)
             .await
             .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
-        insert_session(&mut transaction, &session).await?;
+        insert_session(transaction.statements(), &session).await?;
         transaction.commit().await?;
         Ok(user)
     }
@@ -182,7 +181,7 @@ impl AuthStore for SqliteAuthStore {
     async fn credentials(&self, email: &Email) -> Result<Option<(User, String)>, StoreError> {
         let row = sqlx::query_as::<_, CredentialsRow>(SELECT_CREDENTIALS)
             .bind(email.as_str())
-            .fetch_optional(&mut *self.database.reader().await?)
+            .fetch_optional(self.database.reader().await?.statements())
             .await?;
         row.map(CredentialsRow::try_into).transpose()
     }
@@ -190,7 +189,7 @@ impl AuthStore for SqliteAuthStore {
     async fn account(&self, id: UserId) -> Result<Option<Account>, StoreError> {
         let row = sqlx::query_as::<_, AccountRow>(SELECT_ACCOUNT)
             .bind(id.0)
-            .fetch_optional(&mut *self.database.reader().await?)
+            .fetch_optional(self.database.reader().await?.statements())
             .await?;
         row.map(AccountRow::try_into).transpose()
     }
@@ -207,7 +206,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(new)
             .bind(user.id.0)
             .bind(old)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
@@ -215,7 +214,7 @@ impl AuthStore for SqliteAuthStore {
     async fn password_hash(&self, user: UserId) -> Result<Option<String>, StoreError> {
         let hash = sqlx::query_scalar("SELECT password_hash FROM users WHERE id = ?")
             .bind(user.0)
-            .fetch_optional(&mut *self.database.reader().await?)
+            .fetch_optional(self.database.reader().await?.statements())
             .await?;
         Ok(hash)
     }
@@ -232,7 +231,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(StoredTime(now))
             .bind(change.user.0)
             .bind(change.old)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         if changed.rows_affected() == 0 {
             return Ok(false);
@@ -242,7 +241,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(StoredTime(now))
             .bind(change.user.0)
             .bind(change.keep.0)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await?;
         Ok(true)
@@ -259,10 +258,10 @@ impl AuthStore for SqliteAuthStore {
         let owner = sqlx::query_as::<_, OwnerRow>(SELECT_OWNER)
             .bind(session.user_id.0)
             .bind(password_hash)
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(transaction.statements())
             .await?;
         let Some(owner) = owner else { return Ok(None) };
-        insert_session(&mut transaction, &session).await?;
+        insert_session(transaction.statements(), &session).await?;
         transaction.commit().await?;
         Ok(Some(owner.try_into()?))
     }
@@ -270,7 +269,7 @@ impl AuthStore for SqliteAuthStore {
     async fn session(&self, id: SessionId) -> Result<Option<(Session, Owner)>, StoreError> {
         let row = sqlx::query_as::<_, OwnedSessionRow>(SELECT_SESSION)
             .bind(id.0)
-            .fetch_optional(&mut *self.database.reader().await?)
+            .fetch_optional(self.database.reader().await?.statements())
             .await?;
         row.map(OwnedSessionRow::try_into).transpose()
     }
@@ -286,7 +285,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(StoredTime(used_after))
             .bind(StoredTime(now))
             .bind(MAX_LISTED_SESSIONS)
-            .fetch_all(&mut *self.database.reader().await?)
+            .fetch_all(self.database.reader().await?.statements())
             .await?;
         rows.into_iter().map(SessionRow::try_into).collect()
     }
@@ -303,7 +302,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(StoredTime(now))
             .bind(id.0)
             .bind(counter)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await?;
         Ok(rotated.rows_affected() == 1)
@@ -322,7 +321,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(StoredTime(now))
             .bind(id.0)
             .bind(user.0)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await?;
         Ok(ended.rows_affected() == 1)
@@ -330,7 +329,7 @@ impl AuthStore for SqliteAuthStore {
 
     async fn end_sessions(&self, user: UserId, now: Timestamp, deadline: Instant) -> Result<(), StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
-        end_sessions(&mut transaction, user, now).await?;
+        end_sessions(transaction.statements(), user, now).await?;
         transaction.commit().await
     }
 
@@ -339,11 +338,11 @@ impl AuthStore for SqliteAuthStore {
         let sessions = sqlx::query_as::<_, RevocationRow>(REVOKED_SESSIONS)
             .bind(StoredTime(since))
             .bind(TOKENS_SECONDS * 1000)
-            .fetch_all(&mut *connection)
+            .fetch_all(connection.statements())
             .await?;
         let mut revocations = sqlx::query_as::<_, RevocationRow>(REVOKED_VERSIONS)
             .bind(StoredTime(since))
-            .fetch_all(&mut *connection)
+            .fetch_all(connection.statements())
             .await?;
         revocations.extend(sessions);
         Ok(revocations.into_iter().map(Revocation::from).collect())
@@ -359,7 +358,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(organization.0)
             .bind(after.map_or(Uuid::nil(), |after| after.0))
             .bind(limit)
-            .fetch_all(&mut *self.database.reader().await?)
+            .fetch_all(self.database.reader().await?.statements())
             .await?;
         rows.into_iter().map(MemberRow::try_into).collect()
     }
@@ -375,7 +374,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(change.organization.0)
             .bind(change.by.0)
             .bind(change.member.0)
-            .fetch_all(&mut *transaction)
+            .fetch_all(transaction.statements())
             .await
             .map_err(StoreError::from)?;
         let (member, changed) = changed_member(rows, &change, now)?;
@@ -389,11 +388,11 @@ impl AuthStore for SqliteAuthStore {
             .bind(StoredTime(now))
             .bind(change.member.0)
             .bind(change.organization.0)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await
             .map_err(StoreError::from)?;
         if member.disabled_at.is_some() {
-            end_sessions(&mut transaction, change.member, now).await?;
+            end_sessions(transaction.statements(), change.member, now).await?;
         }
         transaction.commit().await?;
         Ok(member)
@@ -402,7 +401,7 @@ impl AuthStore for SqliteAuthStore {
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError> {
         let row = sqlx::query(EMAIL_EXISTS)
             .bind(email.as_str())
-            .fetch_optional(&mut *self.database.reader().await?)
+            .fetch_optional(self.database.reader().await?.statements())
             .await?;
         Ok(row.is_some())
     }
@@ -420,14 +419,14 @@ impl AuthStore for SqliteAuthStore {
             .bind(invitation.role.as_str())
             .bind(invitation.created_by.0)
             .bind(StoredTime(invitation.expires_at))
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
 
     async fn signing_keys(&self) -> Result<Vec<SigningKeyRecord>, StoreError> {
         let rows = sqlx::query_as::<_, SigningKeyRow>(SELECT_SIGNING_KEYS)
-            .fetch_all(&mut *self.database.reader().await?)
+            .fetch_all(self.database.reader().await?.statements())
             .await?;
         Ok(rows.into_iter().map(SigningKeyRecord::from).collect())
     }
@@ -439,7 +438,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(key.sealed.as_deref())
             .bind(StoredTime(now))
             .bind(StoredTime(key.current_from))
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
@@ -455,7 +454,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(kid)
             .bind(StoredTime(now))
             .bind(StoredTime(current_from))
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
@@ -464,7 +463,7 @@ impl AuthStore for SqliteAuthStore {
         let mut transaction = self.database.begin(Instant::now() + COMMAND_TIMEOUT).await?;
         sqlx::query("DELETE FROM signing_keys WHERE kid = ?1 AND revoked_at IS NULL")
             .bind(kid)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await
     }
@@ -478,16 +477,16 @@ impl AuthStore for SqliteAuthStore {
     ) -> Result<(), StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
         for organization in organizations {
-            insert_organization(&mut transaction, SEED_ORGANIZATION, organization, now).await?;
+            insert_organization(transaction.statements(), SEED_ORGANIZATION, organization, now).await?;
         }
         for seeded in users {
             let home = sqlx::query("SELECT 1 FROM organizations WHERE id = ?")
                 .bind(seeded.user.organization_id.0)
-                .fetch_optional(&mut *transaction)
+                .fetch_optional(transaction.statements())
                 .await?;
             // Somebody may have founded an organisation of the same name: then the demo has no home.
             if home.is_some() {
-                insert_user(&mut transaction, SEED_USER, &seeded.user, &seeded.password_hash).await?;
+                insert_user(transaction.statements(), SEED_USER, &seeded.user, &seeded.password_hash).await?;
             }
         }
         transaction.commit().await
@@ -495,7 +494,7 @@ impl AuthStore for SqliteAuthStore {
 }
 
 async fn insert_organization(
-    connection: &mut SqliteConnection,
+    statements: Statements<'_, sqlx::Sqlite>,
     statement: &'static str,
     organization: &Organization,
     now: Timestamp,
@@ -505,13 +504,13 @@ async fn insert_organization(
         .bind(&organization.name)
         .bind(&organization.slug)
         .bind(StoredTime(now))
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }
 
 async fn insert_user(
-    connection: &mut SqliteConnection,
+    statements: Statements<'_, sqlx::Sqlite>,
     statement: &'static str,
     user: &User,
     password_hash: &str,
@@ -526,16 +525,19 @@ async fn insert_user(
         .bind(user.role.as_str())
         .bind(StoredTime(user.created_at))
         .bind(StoredTime(user.updated_at))
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }
 
 /// Also removes a few sessions that are over, so that the table stays as large as its use.
-async fn insert_session(connection: &mut SqliteConnection, session: &Session) -> Result<(), StoreError> {
+async fn insert_session(
+    mut statements: Statements<'_, sqlx::Sqlite>,
+    session: &Session,
+) -> Result<(), StoreError> {
     sqlx::query(DELETE_EXPIRED_SESSIONS)
         .bind(StoredTime(session.rotated_at.plus_seconds(-KEPT_SECONDS)))
-        .execute(&mut *connection)
+        .execute(statements.reborrow())
         .await?;
     sqlx::query(INSERT_SESSION)
         .bind(session.id.0)
@@ -544,13 +546,13 @@ async fn insert_session(connection: &mut SqliteConnection, session: &Session) ->
         .bind(StoredTime(session.created_at))
         .bind(StoredTime(session.rotated_at))
         .bind(StoredTime(session.expires_at))
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }
 
 async fn end_sessions(
-    connection: &mut SqliteConnection,
+    statements: Statements<'_, sqlx::Sqlite>,
     user: UserId,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -558,7 +560,7 @@ async fn end_sessions(
         .bind(StoredTime(now))
         .bind(StoredTime(now))
         .bind(user.0)
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }

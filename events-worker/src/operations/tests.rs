@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use serde_json::json;
 use shared::contract::auth::{OrganizationId, Role, SessionId};
 use shared::contract::events::{Create, CreateRequest};
-use shared::contract::{CorrelationId, HandleKeyed, IdempotencyKey, KeyOrigin, Timestamp, TraceContext};
+use shared::contract::{
+    CorrelationId, HandleKeyed, IdempotencyKey, KeyOrigin, RequestIds, Timestamp, TraceContext,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -64,8 +66,7 @@ impl EventStore for Colliding {
 
 fn context() -> Context {
     Context {
-        correlation_id: CorrelationId::mint(),
-        trace: TraceContext::continued(None, &mut rand::rng()),
+        ids: RequestIds { correlation_id: CorrelationId::mint(), trace: TraceContext::NONE },
         now: Timestamp::now(),
         deadline: Instant::now(),
         write: None,

@@ -3,7 +3,7 @@
 use database::{StoreError, StoredTime};
 use shared::contract::auth::{OrganizationId, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
-use shared::contract::{CorrelationId, EntityTag, KeptAnswer};
+use shared::contract::{CorrelationId, EntityTag, KeptAnswer, RequestIds, TraceContext};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -79,6 +79,7 @@ pub(super) struct OutcomeRow {
     role: String,
     correlation_id: String,
     trace_id: String,
+    span_id: String,
     status: i16,
     etag: Option<i64>,
     location: Option<String>,
@@ -93,8 +94,10 @@ impl TryFrom<OutcomeRow> for KeptAnswer {
         Ok(Self {
             fingerprint: row.fingerprint.try_into().map_err(|_| unknown("fingerprint"))?,
             role: row.role.parse().map_err(|_| unknown("role"))?,
-            correlation_id: CorrelationId::parse(&row.correlation_id).ok_or(unknown("correlation id"))?,
-            trace_id: row.trace_id,
+            first: RequestIds {
+                correlation_id: CorrelationId::parse(&row.correlation_id).ok_or(unknown("correlation id"))?,
+                trace: TraceContext::read(&row.trace_id, &row.span_id),
+            },
             status: u16::try_from(row.status).map_err(|_| unknown("status"))?,
             etag: row.etag.map(EntityTag),
             location: row.location,

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use database::{BoundedTransaction, OpenError, Sqlite, StoreError, StoredTime};
+use database::{BoundedTransaction, OpenError, Sqlite, Statements, StoreError, StoredTime};
 use shared::contract::auth::OrganizationId;
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments, AssertSqlSafe, SqliteConnection};
+use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;
 
 use super::listing::{Dialect, Statement, Value, listing};
@@ -53,10 +53,10 @@ const SELECT_HISTORY: &str = "SELECT at, actor_id, action, from_status, to_statu
      FROM event_history WHERE organization_id = ? AND event_id = ? ORDER BY row";
 
 const INSERT_OUTCOME: &str = "INSERT INTO outcomes (organization_id, user_id, key_hash, fingerprint, role, \
-     correlation_id, trace_id, status, etag, location, body, kept_at) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+     correlation_id, trace_id, span_id, status, etag, location, body, kept_at) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 
-const SELECT_OUTCOME: &str = "SELECT fingerprint, role, correlation_id, trace_id, status, etag, location, body \
+const SELECT_OUTCOME: &str = "SELECT fingerprint, role, correlation_id, trace_id, span_id, status, etag, location, body \
      FROM outcomes WHERE organization_id = ? AND user_id = ? AND key_hash = ?";
 
 const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE rowid IN \
@@ -78,16 +78,16 @@ impl EventStore for SqliteEventStore {
 
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
         let mut reader = self.database.reader().await?;
-        find(&mut reader, organization, id).await
+        find(reader.statements(), organization, id).await
     }
 
     async fn list(&self, query: &ListQuery, _deadline: Instant) -> Result<Listing, StoreError> {
         let mut reader = self.database.reader().await?;
         let (sql, values) = prepared(Statement::page(query, Dialect::Sqlite))?;
-        let rows = sqlx::query_as_with::<_, EventRow, _>(sql, values).fetch_all(&mut *reader).await?;
+        let rows = sqlx::query_as_with::<_, EventRow, _>(sql, values).fetch_all(reader.statements()).await?;
         let events = rows.into_iter().map(Event::try_from).collect::<Result<Vec<_>, _>>()?;
         let (sql, values) = prepared(Statement::count(query, Dialect::Sqlite))?;
-        let total = sqlx::query_scalar_with(sql, values).fetch_one(&mut *reader).await?;
+        let total = sqlx::query_scalar_with(sql, values).fetch_one(reader.statements()).await?;
         Ok(listing(events, total, query))
     }
 
@@ -96,7 +96,7 @@ impl EventStore for SqliteEventStore {
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())
-            .fetch_optional(&mut *self.database.reader().await?)
+            .fetch_optional(self.database.reader().await?.statements())
             .await?;
         row.map(KeptAnswer::try_from).transpose()
     }
@@ -111,7 +111,7 @@ impl EventStore for SqliteEventStore {
         let deleted = sqlx::query(DELETE_OUTCOMES)
             .bind(StoredTime(before))
             .bind(limit)
-            .execute(&mut *transaction)
+            .execute(transaction.statements())
             .await?;
         transaction.commit().await?;
         Ok(deleted.rows_affected())
@@ -125,7 +125,7 @@ impl EventStore for SqliteEventStore {
         let rows = sqlx::query_as::<_, HistoryRow>(SELECT_HISTORY)
             .bind(organization.0)
             .bind(id.0)
-            .fetch_all(&mut *self.database.reader().await?)
+            .fetch_all(self.database.reader().await?.statements())
             .await?;
         rows.into_iter().map(HistoryEntry::try_from).collect()
     }
@@ -138,7 +138,7 @@ struct SqliteEventTransaction {
 #[async_trait]
 impl EventTransaction for SqliteEventTransaction {
     async fn find(&mut self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
-        find(&mut self.transaction, organization, id).await
+        find(self.transaction.statements(), organization, id).await
     }
 
     async fn insert(&mut self, event: &Event) -> Result<bool, StoreError> {
@@ -157,7 +157,7 @@ impl EventTransaction for SqliteEventTransaction {
             .bind(StoredTime(event.updated_at))
             .bind(event.version)
             .bind(search_text(&event.title, &event.description))
-            .execute(&mut *self.transaction)
+            .execute(self.transaction.statements())
             .await?;
         Ok(inserted.rows_affected() == 1)
     }
@@ -178,7 +178,7 @@ impl EventTransaction for SqliteEventTransaction {
             .bind(next.organization_id.0)
             .bind(status.as_str())
             .bind(version)
-            .execute(&mut *self.transaction)
+            .execute(self.transaction.statements())
             .await?;
         Ok(updated.rows_affected() == 1)
     }
@@ -189,7 +189,7 @@ impl EventTransaction for SqliteEventTransaction {
             .bind(event.organization_id.0)
             .bind(event.status.as_str())
             .bind(event.version)
-            .execute(&mut *self.transaction)
+            .execute(self.transaction.statements())
             .await?;
         Ok(deleted.rows_affected() == 1)
     }
@@ -210,7 +210,7 @@ impl EventTransaction for SqliteEventTransaction {
             .bind(entry.to.map(EventStatus::as_str))
             .bind(&entry.reason)
             .bind(&entry.correlation_id)
-            .execute(&mut *self.transaction)
+            .execute(self.transaction.statements())
             .await?;
         Ok(())
     }
@@ -227,14 +227,15 @@ impl EventTransaction for SqliteEventTransaction {
             .bind(write.key_hash.as_slice())
             .bind(answer.fingerprint.as_slice())
             .bind(answer.role.as_str())
-            .bind(answer.correlation_id.as_str())
-            .bind(&answer.trace_id)
+            .bind(answer.first.correlation_id.as_str())
+            .bind(answer.first.trace.trace_id.to_string())
+            .bind(answer.first.trace.span_id.to_string())
             .bind(answer.status.cast_signed())
             .bind(answer.etag.map(|etag| etag.0))
             .bind(&answer.location)
             .bind(answer.body.as_ref())
             .bind(StoredTime(now))
-            .execute(&mut *self.transaction)
+            .execute(self.transaction.statements())
             .await?;
         Ok(kept.rows_affected() == 1)
     }
@@ -245,14 +246,14 @@ impl EventTransaction for SqliteEventTransaction {
 }
 
 async fn find(
-    connection: &mut SqliteConnection,
+    statements: Statements<'_, sqlx::Sqlite>,
     organization: OrganizationId,
     id: EventId,
 ) -> Result<Option<Event>, StoreError> {
     let row = sqlx::query_as::<_, EventRow>(SELECT_EVENT)
         .bind(id.0)
         .bind(organization.0)
-        .fetch_optional(connection)
+        .fetch_optional(statements)
         .await?;
     row.map(Event::try_from).transpose()
 }

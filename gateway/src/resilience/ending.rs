@@ -179,15 +179,15 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use shared::contract::failure::Outcome;
-    use shared::contract::{CorrelationId, Failure, Problem, TraceContext};
+    use shared::contract::{CorrelationId, Failure, Problem, RequestIds, TraceContext};
     use std::convert::Infallible;
 
     /// What a worker replies to a request that ends in `problem`, as its server writes it.
     fn reply(problem: &Problem) -> Result<Reply, CallError> {
-        let trace = TraceContext::continued(None, &mut rand::rng());
+        let ids = RequestIds { correlation_id: CorrelationId::mint(), trace: TraceContext::NONE };
         Ok(Reply {
             status: problem.kind.status(),
-            body: Bytes::from(problem.body(&CorrelationId::mint(), trace).to_json()),
+            body: Bytes::from(problem.body(&ids).to_json()),
             etag: None,
             location: None,
             first: None,

@@ -31,6 +31,15 @@ impl CorrelationId {
     }
 }
 
+/// What a request is found by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestIds {
+    /// In every log line and span of every process.
+    pub correlation_id: CorrelationId,
+    /// The span that answers it.
+    pub trace: TraceContext,
+}
+
 impl fmt::Display for CorrelationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -200,10 +209,8 @@ pub struct Principal {
 /// One request as a handler sees it.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Found on every log line of this request.
-    pub correlation_id: CorrelationId,
-    /// The trace this request belongs to.
-    pub trace: TraceContext,
+    /// What this request is found by.
+    pub ids: RequestIds,
     /// When the message was taken up; logic uses this instead of reading a clock.
     pub now: Timestamp,
     /// When the caller stops waiting.

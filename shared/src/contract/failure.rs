@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{CorrelationId, TraceContext};
+use super::RequestIds;
 
 /// The media type of every failure (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -267,15 +267,15 @@ impl Problem {
     }
 
     /// The full body for the request with these ids.
-    pub fn body(&self, correlation_id: &CorrelationId, trace: TraceContext) -> ProblemBody {
+    pub fn body(&self, ids: &RequestIds) -> ProblemBody {
         ProblemBody {
             kind: self.kind.uri(),
             title: self.kind.title().to_owned(),
             status: self.kind.status(),
             detail: self.detail.clone(),
-            instance: format!("urn:eventboard:request:{correlation_id}"),
-            correlation_id: correlation_id.as_str().to_owned(),
-            trace_id: trace.trace_id(),
+            instance: format!("urn:eventboard:request:{}", ids.correlation_id),
+            correlation_id: ids.correlation_id.as_str().to_owned(),
+            trace_id: ids.trace.trace_id.to_string(),
             retryable: self.kind.retryable(),
             outcome: self.outcome,
             errors: self.errors.clone(),

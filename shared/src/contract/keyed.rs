@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::auth::{OrganizationId, Role, UserId};
 use super::{
-    Answer, Context, CorrelationId, EntityTag, Failure, IdempotencyKey, Operation, Principal, Response,
+    Answer, Context, EntityTag, Failure, IdempotencyKey, Operation, Principal, RequestIds, Response,
 };
 
 /// Responses that hold no secret, and so may be kept and given out again. Sealed: what a login or an
@@ -65,10 +65,8 @@ pub struct KeptAnswer {
     pub fingerprint: [u8; 32],
     /// What the caller could do then.
     pub role: Role,
-    /// The first request's id.
-    pub correlation_id: CorrelationId,
-    /// The first request's trace id, 32 hexadecimal digits.
-    pub trace_id: String,
+    /// The request it answered.
+    pub first: RequestIds,
     /// HTTP status.
     pub status: u16,
     /// The representation's validator.
@@ -137,7 +135,7 @@ impl KeyedWrite {
             body: kept.body,
             etag: kept.etag,
             location: kept.location,
-            first: Some(kept.correlation_id),
+            first: Some(kept.first),
         })
     }
 
@@ -146,8 +144,7 @@ impl KeyedWrite {
         KeptAnswer {
             fingerprint: self.fingerprint,
             role: self.role,
-            correlation_id: cx.correlation_id.clone(),
-            trace_id: cx.trace.trace_id(),
+            first: cx.ids.clone(),
             status: answer.status,
             etag: answer.etag,
             location: answer.location.clone(),
@@ -199,6 +196,7 @@ pub trait HandleKeyed<O: Operation<Response: Keepable>>: KeptAnswers {
 mod tests {
     use super::*;
     use crate::contract::auth::SessionId;
+    use crate::contract::{CorrelationId, TraceContext};
     use crate::contract::{Timestamp, json};
     use proptest::prelude::*;
     use uuid::Uuid;
@@ -244,8 +242,10 @@ mod tests {
         let kept = KeptAnswer {
             fingerprint: first.fingerprint,
             role: Role::Moderator,
-            correlation_id: CorrelationId::parse("first").unwrap(),
-            trace_id: "0".repeat(32),
+            first: RequestIds {
+                correlation_id: CorrelationId::parse("first").unwrap(),
+                trace: TraceContext::NONE,
+            },
             status: 200,
             etag: Some(EntityTag(2)),
             location: None,
@@ -253,7 +253,7 @@ mod tests {
         };
         let again = first.replay(kept.clone()).unwrap();
         assert_eq!((again.status, &again.body, again.etag), (200, &kept.body, kept.etag));
-        assert_eq!(again.first, Some(kept.correlation_id.clone()));
+        assert_eq!(again.first, Some(kept.first.clone()));
         let raised = KeyedWrite { role: Role::Admin, ..first.clone() };
         assert!(raised.replay(kept.clone()).is_ok());
         let lowered = KeyedWrite { role: Role::User, ..first };

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 pub use context::{
-    ClientNetwork, Context, CorrelationId, EntityTag, IdempotencyKey, Precondition, Principal,
+    ClientNetwork, Context, CorrelationId, EntityTag, IdempotencyKey, Precondition, Principal, RequestIds,
 };
 pub use failure::{Failure, OperationError, Outcome, Problem, ProblemType, Violation};
 pub use keyed::{HandleKeyed, Keepable, KeptAnswer, KeptAnswers, KeyOrigin, KeyedWrite, NoReplay};
@@ -231,6 +231,11 @@ impl Description {
         }
     }
 
+    /// The service that answers it: `events` for `events.submit`.
+    pub fn service(&self) -> &'static str {
+        self.subject.split('.').next().unwrap_or_default()
+    }
+
     /// The subject without its service: `submit` for `events.submit`.
     pub fn verb(&self) -> &'static str {
         self.subject.split_once('.').map_or(self.subject, |(_, verb)| verb)
@@ -249,7 +254,7 @@ pub struct Answer {
     /// The path of a newly created resource.
     pub location: Option<String>,
     /// The request that was first given this answer, when that was another one.
-    pub first: Option<CorrelationId>,
+    pub first: Option<RequestIds>,
 }
 
 impl Answer {
@@ -276,7 +281,7 @@ impl Answer {
     pub fn refusal(problem: &Problem, cx: &Context) -> Self {
         Self {
             status: problem.kind.status(),
-            body: problem.body(&cx.correlation_id, cx.trace).to_json().into(),
+            body: problem.body(&cx.ids).to_json().into(),
             etag: None,
             location: None,
             first: None,
@@ -396,7 +401,7 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
 
 /// Declares a service: its name and every operation it answers.
 ///
-/// Defines, in the calling module, `SERVICE`, `descriptions()` and the trait `$handlers`, which a worker
+/// Defines, in the calling module, `SERVICE`, `WORKER`, `descriptions()` and the trait `$handlers`, which a worker
 /// implements by handling each operation. A listed operation without a handler is a compile
 /// error that names it. Keyed operations, whose answers are kept, stand in a list of their own.
 #[macro_export]
@@ -407,6 +412,9 @@ macro_rules! service {
     ) => {
         /// The service's name on the broker, also its queue group.
         pub const SERVICE: &str = $name;
+
+        /// The name of the process that answers it, in log lines and traces.
+        pub const WORKER: &str = ::std::concat!($name, "-worker");
 
         /// Every operation of the service, in the order of its declaration.
         pub fn descriptions() -> ::std::vec::Vec<$crate::contract::Description> {

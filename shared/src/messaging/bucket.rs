@@ -12,12 +12,14 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::provision::{IDEMPOTENCY_BUCKET, KEYS_BUCKET, REVOCATIONS_BUCKET, THROTTLE_BUCKET};
-use super::{CallError, Caller, headers};
+use super::{CallError, Caller, headers, measurements};
 use crate::contract::Timestamp;
 use crate::crash_point;
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
+use crate::telemetry::span;
 
 /// How long JetStream may take; beyond it, whoever asked goes on without.
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -123,7 +125,7 @@ impl Bucket {
     /// When the stream was created, and which messages it holds.
     pub(super) async fn extent(&self) -> Result<(String, Extent), KeyValueError> {
         let subject = format!("$JS.API.STREAM.INFO.KV_{}", self.name);
-        let reply = self.request(subject, HeaderMap::new(), Bytes::new()).await?;
+        let reply = self.request("info", "", subject, HeaderMap::new(), Bytes::new()).await?;
         let info: StreamInfo = serde_json::from_slice(&reply).map_err(unreadable)?;
         match (info.state, info.error) {
             (Some(extent), None) => Ok((info.created, extent)),
@@ -134,13 +136,13 @@ impl Bucket {
 
     /// The message with this sequence number, unless another one has taken its place.
     pub(super) async fn record(&self, sequence: u64) -> Result<Option<Record>, KeyValueError> {
-        self.message(json!({ "seq": sequence })).await
+        self.message("", json!({ "seq": sequence })).await
     }
 
     /// One message, asked of the leader: a direct read may come from a replica that does not have it yet.
-    async fn message(&self, wanted: serde_json::Value) -> Result<Option<Record>, KeyValueError> {
+    async fn message(&self, key: &str, wanted: serde_json::Value) -> Result<Option<Record>, KeyValueError> {
         let subject = format!("$JS.API.STREAM.MSG.GET.KV_{}", self.name);
-        let reply = self.request(subject, HeaderMap::new(), wanted.to_string().into()).await?;
+        let reply = self.request("get", key, subject, HeaderMap::new(), wanted.to_string().into()).await?;
         let stored: Stored = serde_json::from_slice(&reply).map_err(unreadable)?;
         match (stored.message, stored.error) {
             (Some(message), _) => {
@@ -160,7 +162,15 @@ impl Bucket {
         format!("$KV.{}.{key}", self.name)
     }
 
-    async fn request(&self, subject: String, map: HeaderMap, payload: Bytes) -> Result<Bytes, KeyValueError> {
+    async fn request(
+        &self,
+        operation: &'static str,
+        key: &str,
+        subject: String,
+        map: HeaderMap,
+        payload: Bytes,
+    ) -> Result<Bytes, KeyValueError> {
+        let (span, begun) = (span::key_value(operation, self.name, key), Instant::now());
         let exchange = async {
             let mut pending = self.caller.send(subject, map, payload).await?;
             if self.name == IDEMPOTENCY_BUCKET {
@@ -168,13 +178,19 @@ impl Bucket {
             }
             Ok::<_, CallError>(pending.reply().await?)
         };
-        match tokio::time::timeout(TIMEOUT, exchange).await {
-            Ok(Ok(reply)) => Ok(reply.payload),
-            Ok(Err(CallError::NoResponders)) => {
+        let result = tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(CallError::TimedOut));
+        let failure = result.as_ref().err().map(CallError::name);
+        measurements::stored(operation, self.name, begun.elapsed(), failure);
+        if let Some(failure) = failure {
+            span::fail(&span, failure);
+        }
+        match result {
+            Ok(reply) => Ok(reply.payload),
+            Err(CallError::NoResponders) => {
                 Err(KeyValueError::Unavailable("the bucket does not exist".to_owned()))
             }
-            Ok(Err(error)) => Err(KeyValueError::Unavailable(error.to_string())),
-            Err(_) => Err(KeyValueError::Unavailable("no answer in time".to_owned())),
+            Err(CallError::TimedOut) => Err(KeyValueError::Unavailable("no answer in time".to_owned())),
+            Err(error) => Err(KeyValueError::Unavailable(error.to_string())),
         }
     }
 }
@@ -190,14 +206,14 @@ fn empty() -> KeyValueError {
 #[async_trait]
 impl KeyValueStore for Bucket {
     async fn read(&self, key: &str) -> Result<Option<Entry>, KeyValueError> {
-        let record = self.message(json!({ "last_by_subj": self.subject(key) })).await?;
+        let record = self.message(key, json!({ "last_by_subj": self.subject(key) })).await?;
         Ok(record.map(|record| record.entry))
     }
 
     async fn write(&self, key: &str, record: &[u8], revision: u64) -> Result<u64, KeyValueError> {
         let mut map = HeaderMap::new();
         headers::set(&mut map, headers::EXPECTED_LAST_SUBJECT_SEQUENCE, &revision.to_string());
-        let reply = self.request(self.subject(key), map, Bytes::copy_from_slice(record)).await?;
+        let reply = self.request("put", key, self.subject(key), map, Bytes::copy_from_slice(record)).await?;
         let acknowledgement: Acknowledgement = serde_json::from_slice(&reply).map_err(unreadable)?;
         match acknowledgement.error {
             Some(error) => Err(error.into()),

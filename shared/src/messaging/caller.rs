@@ -9,14 +9,16 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::multiplexer::{Multiplexer, NoReply, Pending};
 use super::provision::KEYS_BUCKET;
-use super::{Connection, HEADER_ALLOWANCE, headers};
+use super::{Connection, HEADER_ALLOWANCE, headers, measurements};
 use crate::contract::{
     ClientNetwork, CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat,
-    Timestamp, TraceContext,
+    Timestamp,
 };
+use crate::telemetry::span;
 
 /// Calls operations over the broker.
 #[derive(Debug, Clone)]
@@ -30,8 +32,6 @@ pub struct Caller {
 pub struct Call {
     /// Found on every log line of the request.
     pub correlation_id: CorrelationId,
-    /// The caller's span.
-    pub trace: TraceContext,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// The client's `Authorization` value, already verified.
@@ -89,6 +89,18 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The error in one word, for spans and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NotConnected => "not_connected",
+            Self::NoResponders => "no_responders",
+            Self::TooLarge => "too_large",
+            Self::TimedOut => "timeout",
+            Self::ConnectionLost => "connection_lost",
+            Self::MalformedReply => "malformed_reply",
+        }
+    }
+
     /// The problem this failure becomes, for an operation with this repeat rule.
     pub fn into_problem(self, repeat: Repeat) -> Problem {
         let after_delivery = repeat.outcome_unanswered();
@@ -141,7 +153,7 @@ impl Caller {
         self.replies.waiting()
     }
 
-    /// Sends one request and waits for its reply until `call.deadline`.
+    /// Sends one request, for the `attempt`th time, and waits for its reply until `call.deadline`.
     ///
     /// # Errors
     /// [`CallError`], which says whether anything can have run.
@@ -149,10 +161,22 @@ impl Caller {
         &self,
         operation: &Description,
         call: &Call,
+        attempt: u32,
         payload: Bytes,
     ) -> Result<Reply, CallError> {
-        let headers = request_headers(call, Timestamp::now(), Instant::now());
-        read_reply(self.request(operation.subject, headers, payload, call.deadline).await?)
+        let span = span::request(operation.subject, payload.len(), attempt);
+        let begun = Instant::now();
+        let exchange = async {
+            let headers = request_headers(call, attempt, Timestamp::now(), Instant::now());
+            read_reply(self.request(operation.subject, headers, payload, call.deadline).await?)
+        };
+        let result = exchange.instrument(span.clone()).await;
+        let failure = result.as_ref().err().map(CallError::name);
+        measurements::requested(operation.subject, begun.elapsed(), failure);
+        if let Some(failure) = failure {
+            span::fail(&span, failure);
+        }
+        result
     }
 
     async fn request(
@@ -255,14 +279,14 @@ impl From<NoReply> for CallError {
     }
 }
 
-fn request_headers(call: &Call, now: Timestamp, instant: Instant) -> HeaderMap {
+fn request_headers(call: &Call, attempt: u32, now: Timestamp, instant: Instant) -> HeaderMap {
     let mut map = HeaderMap::new();
+    span::inject(&mut headers::Outgoing(&mut map));
     let mut set = |name, value: &str| headers::set(&mut map, name, value);
     let budget =
         i64::try_from(call.deadline.saturating_duration_since(instant).as_millis()).unwrap_or(i64::MAX);
     set(headers::CORRELATION_ID, call.correlation_id.as_str());
-    set(headers::TRACEPARENT, &call.trace.to_string());
-    set(headers::BAGGAGE, &format!("correlation_id={}", call.correlation_id));
+    set(headers::ATTEMPT, &attempt.to_string());
     set(headers::BUDGET, &budget.to_string());
     set(headers::DEADLINE, &now.unix_millis().saturating_add(budget).to_string());
     let minted = call.idempotency_key.as_ref().is_some_and(|(_, origin)| *origin == KeyOrigin::Gateway);

@@ -1,6 +1,7 @@
 //! Every header name of the message contract, once, and how headers are read and written.
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::propagation::{Extractor, Injector};
 
 use crate::contract::{Problem, ProblemType};
 
@@ -24,10 +25,14 @@ pub const EXECUTED: &str = "X-Executed";
 pub const AUTHORIZATION: &str = "Authorization";
 /// W3C Trace Context.
 pub const TRACEPARENT: &str = "traceparent";
+/// W3C Trace Context: what other vendors add to it.
+pub const TRACESTATE: &str = "tracestate";
 /// W3C Baggage; holds the correlation id only.
 pub const BAGGAGE: &str = "baggage";
 /// Where the client is, for operations that count attempts: an address, the first one of its network.
 pub const CLIENT_NETWORK: &str = "X-Client-Network";
+/// How often the request has been sent, this time included.
+pub const ATTEMPT: &str = "X-Attempt";
 /// Milliseconds the caller still waits.
 pub const BUDGET: &str = "X-Budget-Ms";
 /// The Unix time in milliseconds at which the caller stops waiting.
@@ -74,6 +79,32 @@ pub fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
     let value = value.replace(['\r', '\n'], " ");
     if let Ok(value) = value.parse::<HeaderValue>() {
         headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// The headers of an outgoing message, for the contexts that travel with it.
+pub(super) struct Outgoing<'a>(pub(super) &'a mut HeaderMap);
+
+impl Injector for Outgoing<'_> {
+    fn set(&mut self, name: &str, value: String) {
+        if let Some(name) = [TRACEPARENT, TRACESTATE, BAGGAGE].into_iter().find(|known| *known == name)
+            && !value.is_empty()
+        {
+            set(self.0, name, &value);
+        }
+    }
+}
+
+/// The headers of an incoming message. A context that is named twice is none.
+pub(super) struct Incoming<'a>(pub(super) Option<&'a HeaderMap>);
+
+impl Extractor for Incoming<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        single(self.0, name).ok().flatten()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        Vec::new()
     }
 }
 

@@ -10,15 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 /// How many further messages are asked for, one count after the other.
 const FAREWELLS: [u64; 3] = [64, 8, 1];
-/// How long each of them is waited for.
+/// How long the next of them is waited for: while they come, more may be on their way than the next count.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A subscription, and how far it has got in leaving.
 ///
 /// The library forgets a subscription the moment it has written UNSUB, and drops what the broker sends until
 /// it has read that: requests that are answered by nobody. Both sides do keep count when they are told to end
-/// after a number of messages, so a busy subscription is left that way, exactly. One that does not get that
-/// many in a moment is asked for fewer, and one that gets none at all is simply ended. So is one whose link was
+/// after a number of messages, so a busy subscription is left that way, exactly. One that gets none for a moment
+/// is asked for fewer, and one that then gets none either is simply ended. So is one whose link was
 /// lost meanwhile: the broker has begun to count anew, the library has not (`docs/adr/0014-resilience.md`).
 pub(super) struct Leaving {
     subscriber: Subscriber,
@@ -59,6 +59,7 @@ impl Leaving {
                 biased;
                 message = self.subscriber.next() => {
                     self.taken += u64::from(message.is_some());
+                    self.step = self.step.map(|(step, _)| (step, Instant::now() + PATIENCE));
                     return message;
                 }
                 () = turn => self.go_on().await,

@@ -8,6 +8,7 @@ pub mod headers;
 mod key_directory;
 mod leaving;
 mod liveness;
+mod measurements;
 mod multiplexer;
 mod provision;
 mod revocation_bucket;

@@ -11,21 +11,22 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::discovery::Instance;
 use super::leaving::Leaving;
 use super::provision::assert_commands_uncovered;
-use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers};
+use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers, measurements};
 use crate::contract::failure::{Outcome, PROBLEM_JSON, ProblemBody};
 use crate::contract::{
     Answer, ClientNetwork, Context, CorrelationId, Decoded, Description, Endpoint, IdempotencyKey, KeyOrigin,
-    KeyedWrite, Precondition, Problem, ProblemType, Repeat, Timestamp, TraceContext,
+    KeyedWrite, Precondition, Problem, ProblemType, Repeat, RequestIds, Timestamp,
 };
 use crate::crash_point;
 use crate::health::Health;
 use crate::idempotency::Idempotency;
 use crate::identity::Verifier;
+use crate::telemetry::span;
 
 /// Requests one worker works on at once; the next one is told at once that there is no room.
 const MAX_IN_FLIGHT: usize = 512;
@@ -65,6 +66,7 @@ pub struct Server<H> {
 
 /// What every request needs.
 struct Work<H> {
+    worker: &'static str,
     endpoints: Vec<Endpoint<H>>,
     handler: Arc<H>,
     verifier: Arc<Verifier>,
@@ -82,11 +84,12 @@ enum Source {
 type Incoming = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (Source, Option<Message>)> + Send>>>;
 
 impl<H: Send + Sync + 'static> Server<H> {
-    /// A server of `service` that trusts `verifier`'s keys, and shares the runs of keyed writes with the
-    /// other workers through `idempotency`. Who asks whether it is there is told of its `health`.
+    /// A server of the service whose `endpoints` these are, in the process `worker`. It trusts `verifier`'s keys,
+    /// and shares the runs of keyed writes with the other workers through `idempotency`. Who asks whether it is
+    /// there is told of its `health`.
     pub fn new(
         connection: Connection,
-        service: &'static str,
+        worker: &'static str,
         endpoints: Vec<Endpoint<H>>,
         handler: Arc<H>,
         verifier: Arc<Verifier>,
@@ -94,9 +97,10 @@ impl<H: Send + Sync + 'static> Server<H> {
         health: Health,
     ) -> Self {
         let operations = endpoints.iter().map(|endpoint| endpoint.description.clone());
+        let service = endpoints.first().map_or("", |endpoint| endpoint.description.service());
         let instance = Arc::new(Instance::new(service, operations, health));
         let under_way = TaskTracker::new();
-        let work = Arc::new(Work { endpoints, handler, verifier, idempotency, under_way });
+        let work = Arc::new(Work { worker, endpoints, handler, verifier, idempotency, under_way });
         Self { connection, service, instance, work }
     }
 
@@ -196,13 +200,9 @@ impl<H: Send + Sync + 'static> Server<H> {
         let (client, instance) = (self.connection.client().clone(), Arc::clone(&self.instance));
         let (work, permit) = (Arc::clone(&self.work), Arc::clone(room).try_acquire_owned());
         let answered = async move {
-            let arrival = Arrival::read(&message, received, Timestamp::now());
-            let span = tracing::info_span!(
-                "process",
-                correlation_id = %arrival.correlation_id,
-                trace_id = %arrival.trace.trace_id(),
-                subject = work.endpoints[index].description.subject
-            );
+            let operation = &work.endpoints[index].description;
+            let subject = operation.subject;
+            let (arrival, span) = Arrival::read(&message, operation, work.worker, received, Timestamp::now());
             let answer = async {
                 let result = match permit {
                     Ok(_) => work.process(index, &arrival, &message).await,
@@ -210,23 +210,19 @@ impl<H: Send + Sync + 'static> Server<H> {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
                     }
                 };
+                let ending = Ending::of(&result);
                 let (reply, status) = arrival.reply(result, client.server_info().max_payload);
                 let elapsed = received.elapsed();
                 let failure = (status >= 400).then(|| status.to_string());
                 instance.count(index, elapsed, failure);
-                tracing::info!(
-                    status,
-                    duration_us = elapsed.as_micros() as u64,
-                    "{}",
-                    work.endpoints[index].description.subject
-                );
+                arrival.account(subject, status, elapsed, &ending, &span);
                 crash_point!("before-reply");
                 if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
                     tracing::warn!(%error, "could not send a reply");
                 }
                 drop(permit);
             };
-            answer.instrument(span).await;
+            answer.instrument(span.clone()).await;
         };
         self.work.under_way.spawn(answered.in_current_span());
     }
@@ -327,6 +323,19 @@ impl<H: Send + Sync + 'static> Work<H> {
     }
 }
 
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What a status says in one word.
+fn outcome(status: u16) -> &'static str {
+    match status {
+        ..400 => "ok",
+        400..500 => "refused",
+        500.. => "failed",
+    }
+}
+
 fn too_late(outcome: Outcome) -> Problem {
     Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time").with_outcome(outcome)
 }
@@ -362,10 +371,27 @@ fn unless_already_held(answer: Answer, operation: &Description, held: Option<&Pr
 
 /// What a message brings along, read before anything can fail.
 struct Arrival {
-    correlation_id: CorrelationId,
-    trace: TraceContext,
+    ids: RequestIds,
+    attempt: u32,
+    /// Since it was sent, by the sender's clock and ours.
+    waited: Option<Duration>,
     received: Instant,
     now: Timestamp,
+}
+
+/// What a result says about itself in spans, metrics and lines.
+struct Ending {
+    problem: Option<&'static str>,
+    first: Option<RequestIds>,
+}
+
+impl Ending {
+    fn of(result: &Result<Answer, Problem>) -> Self {
+        match result {
+            Ok(answer) => Self { problem: None, first: answer.first.clone() },
+            Err(problem) => Self { problem: Some(problem.kind.name()), first: None },
+        }
+    }
 }
 
 struct OutgoingReply {
@@ -374,16 +400,53 @@ struct OutgoingReply {
 }
 
 impl Arrival {
-    fn read(message: &Message, received: Instant, now: Timestamp) -> Self {
-        let value = |name| headers::single(message.headers.as_ref(), name).ok().flatten();
-        Self {
-            correlation_id: value(headers::CORRELATION_ID)
-                .and_then(CorrelationId::parse)
-                .unwrap_or_else(CorrelationId::mint),
-            trace: TraceContext::continued(value(headers::TRACEPARENT), &mut rand::rng()),
+    fn read(
+        message: &Message,
+        operation: &Description,
+        worker: &'static str,
+        received: Instant,
+        now: Timestamp,
+    ) -> (Self, Span) {
+        let map = message.headers.as_ref();
+        let value = |name| headers::single(map, name).ok().flatten();
+        let correlation_id =
+            value(headers::CORRELATION_ID).and_then(CorrelationId::parse).unwrap_or_else(CorrelationId::mint);
+        let (size, sender) = (message.payload.len(), headers::Incoming(map));
+        let (subject, group) = (operation.subject, operation.service());
+        let span = span::process(worker, &correlation_id, &sender, subject, group, size);
+        let number = |name| value(name).and_then(|value| value.parse::<i64>().ok());
+        let sent = number(headers::DEADLINE).zip(number(headers::BUDGET));
+        let waited = sent.map(|(deadline, budget)| now.unix_millis() - deadline.saturating_sub(budget));
+        let arrival = Self {
+            ids: RequestIds { correlation_id, trace: span::ids(&span) },
+            attempt: value(headers::ATTEMPT).and_then(|value| value.parse().ok()).unwrap_or(1),
+            waited: waited.map(|waited| Duration::from_millis(waited.try_into().unwrap_or(0))),
             received,
             now,
+        };
+        (arrival, span)
+    }
+
+    /// Says in the span, the metrics and the one line per message how it was answered.
+    fn account(&self, subject: &'static str, status: u16, took: Duration, ending: &Ending, span: &Span) {
+        span::reply(span, status, ending.problem);
+        if let Some(first) = &ending.first {
+            span::replayed(span, first);
         }
+        let failure = (status >= 500).then(|| ending.problem.unwrap_or("failed"));
+        measurements::processed(subject, took, self.waited, outcome(status), failure);
+        tracing::info!(
+            subject,
+            status,
+            outcome = outcome(status),
+            problem = ending.problem,
+            duration_us = micros(took),
+            attempt = self.attempt,
+            replayed = ending.first.is_some(),
+            original_correlation_id = ending.first.as_ref().map(|first| first.correlation_id.as_str()),
+            queue_wait_ms = self.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
+            "{subject}"
+        );
     }
 
     /// Everything that is decided before the body is read: deadline, caller, access, header syntax.
@@ -408,8 +471,7 @@ impl Arrival {
         let (access, repeat) = (operation.access, operation.repeat);
         let principal = verifier.authorize(access, repeat, authorization, self.now, self.received)?;
         Ok(Context {
-            correlation_id: self.correlation_id.clone(),
-            trace: self.trace,
+            ids: self.ids.clone(),
             now: self.now,
             deadline: self.received + remaining,
             write: None,
@@ -458,7 +520,7 @@ impl Arrival {
             other => other,
         };
         let mut map = HeaderMap::new();
-        headers::set(&mut map, headers::CORRELATION_ID, self.correlation_id.as_str());
+        headers::set(&mut map, headers::CORRELATION_ID, self.ids.correlation_id.as_str());
         match result {
             Ok(answer) => {
                 if answer.status < 400 {
@@ -474,7 +536,7 @@ impl Arrival {
                 }
                 if let Some(first) = &answer.first {
                     headers::set(&mut map, headers::REPLAYED, "true");
-                    headers::set(&mut map, headers::ORIGINAL_CORRELATION_ID, first.as_str());
+                    headers::set(&mut map, headers::ORIGINAL_CORRELATION_ID, first.correlation_id.as_str());
                 }
                 (OutgoingReply { headers: map, body: answer.body }, answer.status)
             }
@@ -487,7 +549,7 @@ impl Arrival {
                 if let Some(seconds) = problem.retry_after {
                     headers::set(&mut map, headers::RETRY_AFTER, &seconds.to_string());
                 }
-                let body = problem.body(&self.correlation_id, self.trace).to_json();
+                let body = problem.body(&self.ids).to_json();
                 (OutgoingReply { headers: map, body: body.into() }, status)
             }
         }

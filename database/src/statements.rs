@@ -1,0 +1,135 @@
+//! Runs statements, each with a span and a place in the metrics.
+
+use std::fmt;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use sqlx::error::BoxDynError;
+use sqlx::{Database, Describe, Either, Error, Execute, Executor, SqlStr};
+
+use crate::measurements::Measured;
+
+/// A connection, for the statements that are run on it. It is the only way to one.
+pub struct Statements<'c, DB: Database>(&'c mut DB::Connection);
+
+impl<'c, DB: Database> Statements<'c, DB> {
+    pub(crate) fn new(connection: &'c mut DB::Connection) -> Self {
+        Self(connection)
+    }
+
+    /// The same connection, for one statement of several.
+    pub fn reborrow(&mut self) -> Statements<'_, DB> {
+        Statements(self.0)
+    }
+}
+
+impl<DB: Database> fmt::Debug for Statements<'_, DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Statements").finish_non_exhaustive()
+    }
+}
+
+/// A statement whose text has been looked at: asking a query for it uses the query up.
+struct Seen<DB: Database> {
+    text: SqlStr,
+    arguments: Option<DB::Arguments>,
+    persistent: bool,
+}
+
+impl<DB: Database> Seen<DB> {
+    fn of<'q>(mut query: impl Execute<'q, DB>) -> Result<Self, Error> {
+        let arguments = query.take_arguments().map_err(Error::Encode)?;
+        let persistent = query.persistent();
+        Ok(Self { text: query.sql(), arguments, persistent })
+    }
+
+    fn measure(&self) -> Measured {
+        Measured::statement::<DB>(self.text.as_str())
+    }
+}
+
+impl<DB: Database> Execute<'_, DB> for Seen<DB> {
+    fn sql(self) -> SqlStr {
+        self.text
+    }
+
+    fn statement(&self) -> Option<&DB::Statement> {
+        None
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<DB::Arguments>, BoxDynError> {
+        Ok(self.arguments.take())
+    }
+
+    fn persistent(&self) -> bool {
+        self.persistent
+    }
+}
+
+impl<'c, DB> Executor<'c> for Statements<'c, DB>
+where
+    DB: Database,
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    type Database = DB;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<DB::QueryResult, DB::Row>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        match Seen::of(query) {
+            Ok(seen) => {
+                let mut measured = seen.measure();
+                let results = self.0.fetch_many(seen);
+                let see = move |result: &Result<Either<_, _>, Error>| match result {
+                    Ok(Either::Right(_)) => measured.returned_row(),
+                    Ok(Either::Left(_)) => {}
+                    Err(error) => measured.failed(error),
+                };
+                results.inspect(see).boxed()
+            }
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<DB::Row>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(async move {
+            let seen = Seen::of(query)?;
+            let mut measured = seen.measure();
+            let result = self.0.fetch_optional(seen).await;
+            match &result {
+                Ok(Some(_)) => measured.returned_row(),
+                Ok(None) => {}
+                Err(error) => measured.failed(error),
+            }
+            result
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        text: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, Result<DB::Statement, Error>>
+    where
+        'c: 'e,
+    {
+        self.0.prepare_with(text, parameters)
+    }
+
+    fn describe<'e>(self, text: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, Error>>
+    where
+        'c: 'e,
+    {
+        self.0.describe(text)
+    }
+}

@@ -1,0 +1,184 @@
+//! From spans to a collector: which are recorded, what each is given, and how they are sent.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use opentelemetry::baggage::BaggageExt;
+use opentelemetry::trace::{Link, Span as _, SpanKind, TraceContextExt, TraceId};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    Config, Sampler, SamplingResult, SdkTracerProvider, ShouldSample, Span, SpanData, SpanExporter,
+    SpanProcessor,
+};
+use opentelemetry_semantic_conventions::resource as key;
+
+use super::span::{CORRELATION_ID, FromClient, SERVICE, Service};
+
+/// Makes spans of `services`, and sends them to the collector that is configured. Without one, spans have ids and
+/// nothing else.
+///
+/// # Errors
+/// A collector that is configured in a way that cannot be understood.
+pub(super) fn tracer_provider(
+    services: &[&'static str],
+    sent: bool,
+) -> Result<SdkTracerProvider, ExporterBuildError> {
+    let provider = SdkTracerProvider::builder();
+    if !sent {
+        return Ok(provider.with_sampler(Sampler::AlwaysOff).build());
+    }
+    let exporter = |service| {
+        let mut exporter = opentelemetry_otlp::SpanExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .build()?;
+        exporter.set_resource(&resource(service));
+        Ok((service, exporter))
+    };
+    let exporters = services.iter().map(|service| exporter(*service)).collect::<Result<_, _>>()?;
+    // Read from `OTEL_TRACES_SAMPLER` by the SDK.
+    let configured = Config::default().sampler;
+    Ok(provider
+        .with_sampler(UnlessClient(configured))
+        .with_span_processor(FromContext)
+        .with_batch_exporter(ByService(exporters))
+        .build())
+}
+
+/// What is said of `service`: unless `OTEL_SERVICE_NAME` says otherwise, it has its own name.
+pub(crate) fn resource(service: &'static str) -> Resource {
+    let given = Resource::builder().build();
+    let name = given.get(&key::SERVICE_NAME.into()).map(|name| name.to_string());
+    let attributes = [
+        KeyValue::new(key::SERVICE_NAMESPACE, "eventboard"),
+        KeyValue::new(key::SERVICE_VERSION, env!("CARGO_PKG_VERSION")),
+        KeyValue::new(key::SERVICE_INSTANCE_ID, uuid::Uuid::new_v4().to_string()),
+    ];
+    let missing = attributes.into_iter().filter(|attribute| given.get(&attribute.key).is_none());
+    let resource = Resource::builder().with_attributes(missing.collect::<Vec<_>>());
+    match name {
+        // What the SDK calls it that was not named.
+        Some(name) if !name.starts_with("unknown_service") => resource.build(),
+        _ => resource.with_service_name(service).build(),
+    }
+}
+
+/// The configured sampler, to which a client's request is the root of its trace.
+#[derive(Debug, Clone)]
+struct UnlessClient(Box<dyn ShouldSample>);
+
+impl ShouldSample for UnlessClient {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace_id: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        // Contexts are inherited; only of the first span the parent is somebody else's.
+        let is_clients = |context: &&Context| {
+            context.get::<FromClient>().is_some() && context.span().span_context().is_remote()
+        };
+        let parent = parent.filter(|context| !is_clients(context));
+        self.0.should_sample(parent, trace_id, name, kind, attributes, links)
+    }
+}
+
+/// Gives each span what its context holds.
+#[derive(Debug)]
+struct FromContext;
+
+impl SpanProcessor for FromContext {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        if let Some(id) = context.baggage().get(CORRELATION_ID) {
+            span.set_attribute(KeyValue::new(CORRELATION_ID, id.clone()));
+        }
+        if let Some(Service(service)) = context.get() {
+            span.set_attribute(KeyValue::new(SERVICE, *service));
+        }
+    }
+
+    fn on_end(&self, _span: SpanData) {}
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// One exporter for each service: who sends spans says it once for all, and this may be several services' process.
+#[derive(Debug)]
+struct ByService<E>(HashMap<&'static str, E>);
+
+impl<E: SpanExporter> SpanExporter for ByService<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let mut parts: HashMap<&'static str, Vec<SpanData>> = HashMap::new();
+        for mut span in batch {
+            let at = span.attributes.iter().position(|attribute| attribute.key.as_str() == SERVICE);
+            let named = at.map(|at| span.attributes.swap_remove(at).value);
+            let known = named.and_then(|name| self.0.keys().find(|known| **known == name.as_str()).copied());
+            if let Some(service) = known {
+                parts.entry(service).or_default().push(span);
+            }
+        }
+        let mut result = Ok(());
+        for (service, spans) in parts {
+            if let Some(exporter) = self.0.get(service) {
+                result = exporter.export(spans).await.and(result);
+            }
+        }
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.values().map(|exporter| exporter.shutdown_with_timeout(timeout)).fold(Ok(()), Result::and)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceState};
+    use opentelemetry_sdk::trace::SamplingDecision;
+
+    fn sampled(sampler: Sampler, flags: TraceFlags, from_client: bool, remote: bool) -> bool {
+        let parent = SpanContext::new(TraceId::from(7), SpanId::from(7), flags, remote, TraceState::NONE);
+        let mut context = Context::new().with_remote_span_context(parent);
+        if from_client {
+            context = context.with_value(FromClient);
+        }
+        let sampler = UnlessClient(Box::new(sampler));
+        let result = sampler.should_sample(Some(&context), TraceId::from(7), "", &SpanKind::Server, &[], &[]);
+        result.decision == SamplingDecision::RecordAndSample
+    }
+
+    #[test]
+    fn a_clients_flag_does_not_decide_and_a_gateways_does() {
+        let parent_based = |root| Sampler::ParentBased(Box::new(root));
+        let (on, off) = (Sampler::AlwaysOn, Sampler::AlwaysOff);
+        assert!(sampled(parent_based(on.clone()), TraceFlags::NOT_SAMPLED, true, true));
+        assert!(!sampled(parent_based(off.clone()), TraceFlags::SAMPLED, true, true));
+        assert!(!sampled(parent_based(on.clone()), TraceFlags::NOT_SAMPLED, false, true));
+        assert!(sampled(parent_based(off.clone()), TraceFlags::SAMPLED, false, true));
+        // Below the first span, whose context is inherited, the first span decides.
+        assert!(sampled(parent_based(off), TraceFlags::SAMPLED, true, false));
+        assert!(!sampled(parent_based(on), TraceFlags::NOT_SAMPLED, true, false));
+    }
+
+    #[test]
+    fn a_service_has_its_own_name_and_version() {
+        let resource = resource("gateway");
+        let value = |name: &'static str| resource.get(&name.into()).map(|value| value.to_string());
+        assert_eq!(value("service.name").as_deref(), Some("gateway"));
+        assert_eq!(value("service.namespace").as_deref(), Some("eventboard"));
+        assert_eq!(value("service.version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    }
+}
