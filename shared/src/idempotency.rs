@@ -30,6 +30,7 @@ use crate::contract::{
 use crate::crash_point;
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 use crate::metrics::meter;
+use crate::telemetry::span;
 
 /// How long a duplicate waits for the run that is under way.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -412,7 +413,8 @@ impl Idempotency {
             }
             crash_point!("completed");
         };
-        under_way.spawn(write.in_current_span());
+        // In the span of the message itself, that would seem to take longer than its reply.
+        under_way.spawn(write.instrument(span::afterwards("complete lease")));
     }
 
     fn is_paused(&self) -> bool {

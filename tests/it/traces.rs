@@ -19,7 +19,7 @@ use crate::harness::system::event;
 use crate::harness::walkthrough::Visitor;
 
 /// Everything a keyed submission does.
-const SUBMIT: [&str; 9] = [
+const SUBMIT: [&str; 10] = [
     "POST /events/{id}/submit",
     "request events.submit",
     "process events.submit",
@@ -29,6 +29,7 @@ const SUBMIT: [&str; 9] = [
     "INSERT event_history",
     "INSERT outcomes",
     "COMMIT",
+    "complete lease",
 ];
 
 fn settings(collector: &Collector) -> Vec<(&'static str, String)> {
@@ -76,7 +77,7 @@ fn assert_submission(spans: &[Span], system: &str) {
     assert!(process.links.contains(&(request.trace_id.clone(), request.id.clone())), "{process:?}");
     assert_eq!(process.attribute("messaging.consumer.group.name"), "events");
     assert_eq!(process.attribute("messaging.message.conversation_id"), process.attribute("correlation_id"));
-    for name in &SUBMIT[4..] {
+    for name in &SUBMIT[4..9] {
         let statement = spans.iter().find(|span| span.name == *name).unwrap();
         assert_eq!((statement.service.as_str(), statement.kind), ("events-worker", SpanKind::Client));
         assert_eq!(statement.parent, process.id, "{statement:?}");
@@ -87,8 +88,13 @@ fn assert_submission(spans: &[Span], system: &str) {
     assert_eq!(look_up.attribute("db.response.returned_rows"), "1");
     assert!(look_up.attribute("db.query.text").starts_with("SELECT id, "), "{look_up:?}");
     assert_eq!(look_up.attribute("db.collection.name"), "events");
-    let leases: Vec<&Span> = spans.iter().filter(|span| span.name == "put idempotency").collect();
-    assert!(leases.iter().all(|lease| lease.kind == SpanKind::Client && lease.parent == process.id));
+    let mut leases: Vec<&Span> = spans.iter().filter(|span| span.name == "put idempotency").collect();
+    leases.sort_by_key(|lease| lease.begun);
+    let complete = one(spans, "complete lease");
+    assert_eq!((complete.kind, &complete.parent), (SpanKind::Internal, &process.id));
+    assert_eq!(leases.iter().map(|lease| &lease.parent).collect::<Vec<_>>(), [&process.id, &complete.id]);
+    assert!(process.ended <= root.ended, "the worker seems to be at it after the answer");
+    assert!(leases.iter().all(|lease| lease.kind == SpanKind::Client));
     assert!(leases.iter().all(|lease| lease.attribute("db.system.name") == "nats_kv"));
 }
 

@@ -172,6 +172,13 @@ pub fn internal(name: &'static str) -> Span {
     if is_recorded() { span!("internal", name) } else { Span::none() }
 }
 
+/// The span of work that goes on after the one it is part of has ended. Where nothing is recorded, the latter, for
+/// the sake of its ids.
+pub fn afterwards(name: &'static str) -> Span {
+    let span = internal(name);
+    if span.is_none() { Span::current() } else { span }
+}
+
 /// Says how long something waited for its turn.
 pub fn queue_wait(span: &Span, wait: std::time::Duration) {
     span.set_attribute("eventboard.queue_wait_us", i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));

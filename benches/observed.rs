@@ -1,0 +1,160 @@
+//! What being watched costs: requests per second with every span sent, every line written and every figure
+//! counted, against none of it; and with collectors that refuse, say nothing, or reject. Clients, collector,
+//! services and broker share the cores.
+//!
+//! `cargo bench --bench observed`. Read the ratios; the absolute numbers are the machine's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    unused,
+    reason = "a measurement stops by panicking, and prints what it measured"
+)]
+
+#[path = "../tests/harness/mod.rs"]
+mod harness;
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::post;
+use eventboard::runner::Ready;
+use futures_util::future::join_all;
+use harness::stack::{median, timed};
+use harness::system::event;
+use harness::walkthrough::Visitor;
+use harness::{broker, eventually};
+use reqwest::Client;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+const ROUND: Duration = Duration::from_secs(3);
+const ROUNDS: usize = 7;
+/// Requests under way at once: enough to keep every core busy.
+const CONCURRENCY: usize = 16;
+
+/// A system in a process of its own, and what is asked of it.
+struct Watched {
+    name: &'static str,
+    _process: Child,
+    _directory: TempDir,
+    client: Client,
+    event: String,
+    token: String,
+}
+
+impl Watched {
+    async fn start(name: &'static str, watched_by: Option<String>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eventboard"));
+        command
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        command.env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("EVENTBOARD_DATA_DIR", directory.path()).env("NATS_SERVER_BIN", broker::binary().await);
+        command.env("EVENTBOARD_RATE_LIMIT_USER", "off").env("EVENTBOARD_RATE_LIMIT_IP", "off");
+        match watched_by {
+            Some(collector) => command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector),
+            None => command
+                .env("OTEL_SDK_DISABLED", "true")
+                .env("OTEL_METRICS_EXPORTER", "none")
+                .env("OTEL_LOGS_EXPORTER", "none"),
+        };
+        let process = command.spawn().unwrap();
+        let ready = directory.path().join("ready.json");
+        eventually("the system is ready", || async { ready.exists() }).await;
+        let Ready { http, .. } = serde_json::from_slice(&std::fs::read(ready).unwrap()).unwrap();
+        let (client, token) = (Client::new(), Visitor::new(&http).login("user@acme.com").await);
+        let create = client.post(format!("{http}/events")).bearer_auth(&token).json(&event("Watched"));
+        let created = timed(create).await;
+        let event = format!("{http}/events/{}", created.body["id"].as_str().unwrap());
+        Self { name, _process: process, _directory: directory, client, event, token }
+    }
+
+    /// Requests answered per second.
+    async fn rate(&self) -> f64 {
+        let (begun, done) = (Instant::now(), AtomicUsize::new(0));
+        join_all((0..CONCURRENCY).map(|_| async {
+            while begun.elapsed() < ROUND {
+                let answer = self.client.get(&self.event).bearer_auth(&self.token).send().await.unwrap();
+                assert_eq!(answer.status(), 200);
+                answer.bytes().await.unwrap();
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        }))
+        .await;
+        done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()
+    }
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    (listener, address)
+}
+
+#[tokio::main]
+async fn main() {
+    let (listener, takes) = listen().await;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    let take = move |body: bytes::Bytes| {
+        count.fetch_add(body.len(), Ordering::Relaxed);
+        std::future::ready(())
+    };
+    let routes = Router::new().route("/v1/traces", post(take));
+    tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    let (listener, silent) = listen().await;
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            held.push(connection);
+        }
+    });
+    let (listener, rejects) = listen().await;
+    tokio::spawn(async move { axum::serve(listener, Router::new()).await.unwrap() });
+    let (_, refuses) = listen().await;
+
+    let mut systems = vec![Watched::start("nothing on", None).await];
+    for (name, collector) in [
+        ("everything on", takes),
+        ("collector refuses", refuses),
+        ("collector says nothing", silent),
+        ("collector rejects", rejects),
+    ] {
+        systems.push(Watched::start(name, Some(collector)).await);
+    }
+    let mut rates = vec![Vec::new(); systems.len()];
+    for round in 0..=ROUNDS {
+        for (system, rates) in systems.iter().zip(&mut rates) {
+            let rate = system.rate().await;
+            // The first is for warming up.
+            if round > 0 {
+                rates.push(rate);
+            }
+        }
+    }
+    let ratios = |of: usize, to: usize| {
+        median(rates[of].iter().zip(&rates[to]).map(|(of, to)| of / to).collect::<Vec<f64>>())
+    };
+    for (index, system) in systems.iter().enumerate() {
+        let rate = median(rates[index].clone());
+        println!(
+            "{}: {rate:.0}/s, {:.3} of nothing on, {:.3} of everything on",
+            system.name,
+            ratios(index, 0),
+            ratios(index, 1)
+        );
+    }
+    println!("the collector was sent {} MB", taken.load(Ordering::Relaxed) / 1_000_000);
+}
