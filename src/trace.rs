@@ -60,20 +60,20 @@ pub struct Story {
 
 /// Tells what is known of a request.
 pub async fn trace(config: &Config) -> Story {
-    let (spans, changes) = tokio::join!(spans(config), changes(config));
+    let ((spans, silence), changes) = tokio::join!(spans(config), changes(config));
     let mut text = format!("Request {}\n", config.correlation_id);
-    let known = spans.as_ref().is_ok_and(|traces| !traces.is_empty())
-        || changes.as_ref().is_ok_and(|changes| !changes.is_empty());
-    let complete = known && spans.is_ok() && changes.is_ok();
-    match &spans {
-        Ok(traces) if traces.is_empty() => {
+    let known = !spans.is_empty() || changes.as_ref().is_ok_and(|changes| !changes.is_empty());
+    let complete = known && silence.is_none() && changes.is_ok();
+    spans.iter().for_each(|(id, trace)| write_trace(&mut text, id, trace));
+    match &silence {
+        Some(error) => {
+            let _ = writeln!(text, "\nSpans are missing: {error}.");
+        }
+        None if spans.is_empty() => {
             let hours = config.hours;
             let _ = writeln!(text, "\nJaeger at {} knows of no span within {hours} hours.", config.jaeger);
         }
-        Ok(traces) => traces.iter().for_each(|(id, trace)| write_trace(&mut text, id, trace)),
-        Err(error) => {
-            let _ = writeln!(text, "\nThe spans are missing: {error}.");
-        }
+        None => {}
     }
     match &changes {
         Ok(changes) if changes.is_empty() => text.push_str("\nNothing was changed under this id.\n"),
@@ -95,6 +95,8 @@ enum Silence {
     Jaeger(String, reqwest::Error),
     #[error("Jaeger at {0} answers {1}")]
     Refused(String, StatusCode),
+    #[error("Jaeger at {0} answers with an error ({1})")]
+    Failed(String, serde_json::Value),
     #[error("the answer of Jaeger at {0} cannot be understood ({1})")]
     Unreadable(String, serde_json::Error),
     #[error("{0}")]
@@ -195,6 +197,7 @@ struct TracesData {
 struct Chunk {
     #[serde(default)]
     result: TracesData,
+    error: Option<serde_json::Value>,
 }
 
 /// 64-bit numbers are texts in the JSON of Protocol Buffers.
@@ -224,8 +227,9 @@ impl Span {
     }
 }
 
-/// The traces of the request, and those in which what was given out again was first answered.
-async fn spans(config: &Config) -> Result<Traces, Silence> {
+/// The traces of the request, and those in which what was given out again was first answered; and why some of them
+/// may be missing.
+async fn spans(config: &Config) -> (Traces, Option<Silence>) {
     let jaeger = Jaeger { client: Client::new(), base: config.jaeger.trim_end_matches('/').to_owned() };
     let mut traces: BTreeMap<String, HashMap<String, Span>> = BTreeMap::new();
     let mut keep = |spans: Vec<Span>| {
@@ -233,8 +237,12 @@ async fn spans(config: &Config) -> Result<Traces, Silence> {
             traces.entry(span.trace_id.clone()).or_default().insert(span.span_id.clone(), span);
         }
     };
+    let mut silence = None;
     for service in [gateway::NAME, auth::WORKER, events::WORKER] {
-        keep(jaeger.find(service, config).await?);
+        match jaeger.find(service, config).await {
+            Ok(spans) => keep(spans),
+            Err(error) => silence = Some(error),
+        }
     }
     let id = config.correlation_id.as_str();
     traces.retain(|_, spans| {
@@ -247,7 +255,11 @@ async fn spans(config: &Config) -> Result<Traces, Silence> {
         .filter(|original| !traces.contains_key(original))
         .collect();
     for original in originals {
-        for span in jaeger.get(&original).await? {
+        let spans = jaeger.get(&original).await.unwrap_or_else(|error| {
+            silence = Some(error);
+            Vec::new()
+        });
+        for span in spans {
             traces.entry(original.clone()).or_default().insert(span.span_id.clone(), span);
         }
     }
@@ -257,7 +269,7 @@ async fn spans(config: &Config) -> Result<Traces, Silence> {
         spans.sort_by(|a, b| (a.start_time_unix_nano, &a.span_id).cmp(&(b.start_time_unix_nano, &b.span_id)));
     }
     traces.sort_by_key(|(_, spans)| spans.first().map(|span| span.start_time_unix_nano));
-    Ok(traces)
+    (traces, silence)
 }
 
 /// Jaeger's API, version 3.
@@ -278,6 +290,7 @@ impl Jaeger {
             ("query.startTimeMin", &since),
             ("query.startTimeMax", &until),
             ("query.attributes", &attributes),
+            ("query.searchDepth", "100"),
         ];
         match self.ask("/api/v3/traces", &query).await {
             // Before 2.19 parameters were spelled differently, and attributes could not be asked for.
@@ -312,7 +325,10 @@ impl Jaeger {
         let body = response.bytes().await.map_err(|error| Silence::Jaeger(base(), error.without_url()))?;
         let chunks = serde_json::Deserializer::from_slice(&body).into_iter::<Chunk>();
         let chunks = chunks.collect::<Result<Vec<_>, _>>();
-        let chunks = chunks.map_err(|error| Silence::Unreadable(base(), error))?;
+        let mut chunks = chunks.map_err(|error| Silence::Unreadable(base(), error))?;
+        if let Some(error) = chunks.iter_mut().find_map(|chunk| chunk.error.take()) {
+            return Err(Silence::Failed(base(), error));
+        }
         Ok(chunks.into_iter().flat_map(|chunk| chunk.result.resource_spans).flat_map(of_resource).collect())
     }
 }

@@ -123,6 +123,8 @@ pub(crate) struct Measured {
     /// How many came; `None` for what returns none.
     rows: Option<usize>,
     failure: Option<String>,
+    /// Whether an answer has come: who stops waiting does not know how it would have ended.
+    answered: bool,
 }
 
 impl Measured {
@@ -143,20 +145,39 @@ impl Measured {
 
     fn step<DB: Database>(operation: &'static str, span: Span) -> Self {
         let (system, collection) = (system::<DB>(), String::new());
-        Self { span, begun: Instant::now(), system, operation, collection, rows: None, failure: None }
+        Self {
+            span,
+            begun: Instant::now(),
+            system,
+            operation,
+            collection,
+            rows: None,
+            failure: None,
+            answered: false,
+        }
     }
 
     pub(crate) fn returned_row(&mut self) {
+        self.answered = true;
         self.rows = self.rows.map(|rows| rows + 1);
     }
 
+    /// Notes that it has ended well.
+    pub(crate) fn succeeded(&mut self) {
+        self.answered = true;
+    }
+
     pub(crate) fn failed(&mut self, error: &Error) {
+        self.answered = true;
         self.failure = Some(failure(error));
     }
 }
 
 impl Drop for Measured {
     fn drop(&mut self) {
+        if !self.answered {
+            self.failure = Some("cancelled".to_owned());
+        }
         span::statement_ended(&self.span, self.rows, self.failure.as_deref());
         let mut labels = vec![
             KeyValue::new(key::DB_SYSTEM_NAME, self.system),

@@ -88,7 +88,7 @@ where
                 let results = self.0.fetch_many(seen);
                 let see = move |result: &Result<Either<_, _>, Error>| match result {
                     Ok(Either::Right(_)) => measured.returned_row(),
-                    Ok(Either::Left(_)) => {}
+                    Ok(Either::Left(_)) => measured.succeeded(),
                     Err(error) => measured.failed(error),
                 };
                 results.inspect(see).boxed()
@@ -108,7 +108,7 @@ where
             let result = self.0.fetch_optional(seen).await;
             match &result {
                 Ok(Some(_)) => measured.returned_row(),
-                Ok(None) => {}
+                Ok(None) => measured.succeeded(),
                 Err(error) => measured.failed(error),
             }
             result

@@ -31,6 +31,7 @@ impl<DB: Database> BoundedTransaction<DB> {
         let mut measured = Measured::transaction::<DB>("BEGIN");
         let begun = tokio::time::timeout_at(deadline, begun).await.map_err(|_| StoreError::Expired)?;
         let transaction = begun.inspect_err(|error| measured.failed(error))?;
+        measured.succeeded();
         Ok(Self { transaction, deadline, _place: place })
     }
 
@@ -51,6 +52,9 @@ impl<DB: Database> BoundedTransaction<DB> {
         let mut measured = Measured::transaction::<DB>("COMMIT");
         stall_point!("commit-stalls");
         let committed = self.transaction.commit().await.inspect_err(|error| measured.failed(error));
+        if committed.is_ok() {
+            measured.succeeded();
+        }
         committed.map_err(StoreError::commit)
     }
 }

@@ -312,11 +312,11 @@ impl Idempotency {
         let owner = Uuid::now_v7();
         let running = Record::running(write, owner, lease);
         // Most keys are new: try that first, and look only when it is not.
-        let mut revision = 0;
+        let (mut revision, mut taken_over) = (0, false);
         loop {
             let unanswered = match self.store.write(key, &running.to_bytes(), revision).await {
                 Ok(revision) => {
-                    count(&LEASES, "granted");
+                    count(&LEASES, if taken_over { "taken_over" } else { "granted" });
                     self.resume();
                     return Ok(Turn::Run(Lease { key: key.to_owned(), record: running, revision }));
                 }
@@ -352,7 +352,7 @@ impl Idempotency {
             match record.state {
                 State::Free => revision = entry.revision,
                 State::Running if self.is_over(key, &record, &entry, now) => {
-                    count(&LEASES, "taken_over");
+                    taken_over = true;
                     tracing::warn!("took over a run whose owner has stalled");
                     revision = entry.revision;
                 }

@@ -37,9 +37,6 @@ pub(crate) enum StartError {
     /// A collector that is configured in a way that cannot be understood.
     #[error(transparent)]
     Collector(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// The process may not read its own figures.
-    #[error("{0}")]
-    Process(#[from] opentelemetry_instrumentation_process::InitError),
 }
 
 /// Begins to collect, if anybody is to be told. Before, and in a process that never calls it, metrics cost and
@@ -72,7 +69,9 @@ pub(crate) fn start(
     }
     let provider = provider.build();
     global::set_meter_provider(provider.clone());
-    opentelemetry_instrumentation_process::init()?;
+    if let Err(error) = opentelemetry_instrumentation_process::init() {
+        tracing::warn!(%error, "there will be no figures of the process");
+    }
     if tokio::runtime::Handle::try_current().is_ok() {
         opentelemetry_instrumentation_tokio::Config::new().observe_current_runtime();
     }

@@ -100,12 +100,14 @@ impl Revocations {
                 }
             })
             .build();
-        let looked = self.looked.subscribe();
+        let (known, begun) = (Arc::downgrade(self), Instant::now());
         let gauge = meter().f64_observable_gauge("eventboard.revocations.age").with_unit("s");
         let gauge = gauge.with_description("Since what is revoked was last looked at");
         gauge
             .with_callback(move |observer| {
-                if let Some(looked) = *looked.borrow() {
+                if let Some(known) = known.upgrade() {
+                    // Nobody has looked since then, as long as nobody has.
+                    let looked = known.looked.borrow().unwrap_or(begun);
                     observer.observe(looked.elapsed().as_secs_f64(), &[]);
                 }
             })

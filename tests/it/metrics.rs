@@ -11,16 +11,14 @@ use crate::harness::process::Runner;
 use crate::harness::walkthrough::Visitor;
 
 /// What the exporter beside the broker and Prometheus itself add.
-const FOREIGN: [&str; 13] = [
+const FOREIGN: [&str; 11] = [
     "up",
     "gnatsd_varz_connections",
     "gnatsd_varz_in_msgs",
     "gnatsd_varz_mem",
     "gnatsd_varz_out_msgs",
     "gnatsd_varz_slow_consumers",
-    "jetstream_server_max_memory",
-    "jetstream_server_max_storage",
-    "jetstream_server_total_message_bytes",
+    "stream_name",
     "jetstream_stream_total_bytes",
     "jetstream_stream_total_messages",
     "job",
@@ -143,7 +141,7 @@ fn names(query: &str) -> BTreeSet<String> {
         .map(|word| (word.as_ptr() as usize - bare.as_ptr() as usize, word))
     {
         let is_function = bare[at + word.len()..].starts_with('(')
-            || ["sum", "max", "by"].contains(&word)
+            || ["sum", "max", "by", "or"].contains(&word)
             || word.starts_with('$');
         if !is_function && !word.starts_with(|first: char| first.is_ascii_digit()) {
             names.insert(word.to_owned());

@@ -77,7 +77,7 @@ async fn jaeger(old: bool) -> (SocketAddr, Asked) {
         } else {
             ("query.serviceName", "query.startTimeMin")
         };
-        let known = has(service) && has(time);
+        let known = has(service) && has(time) && (old || has("query.searchDepth"));
         asked.lock().unwrap().push(query);
         if known { (StatusCode::OK, answer("")) } else { (StatusCode::BAD_REQUEST, "{}".to_owned()) }
     };

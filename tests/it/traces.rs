@@ -219,7 +219,9 @@ async fn a_retry_shows_two_attempts() {
         worker.publish_with_headers(reply, headers, "{}".into()).await.unwrap();
         [lost, second].map(|message| message.headers.unwrap())
     };
-    let request = timed(stack.look_up().header("X-Correlation-ID", "two-attempts"));
+    let request = stack.look_up().header("X-Correlation-ID", "two-attempts");
+    let request = request.header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+    let request = timed(request.header("tracestate", "vendor=1"));
     let (answer, sent) = tokio::join!(request, answering);
     assert_eq!(answer.status, 200, "{answer:?}");
     let spans = collector.request("two-attempts", &["GET /events/{id}"]).await;
@@ -233,8 +235,11 @@ async fn a_retry_shows_two_attempts() {
         assert_eq!(headers.get("X-Attempt").unwrap().as_str(), (number + 1).to_string());
         let context = format!("00-{}-{}-01", root.trace_id, attempt.id);
         assert_eq!(headers.get("traceparent").unwrap().as_str(), context);
+        assert_eq!(headers.get("tracestate").unwrap().as_str(), "vendor=1");
         assert_eq!(headers.get("baggage").unwrap().as_str(), "correlation_id=two-attempts");
     }
+    let ends: Vec<&str> = attempts.iter().map(|attempt| attempt.attribute("error.type")).collect();
+    assert_eq!((ends, attempts[0].failed, attempts[1].failed), (vec!["cancelled", ""], true, false));
     let lines = stack.gateway.process.lines_with("two-attempts");
     let line = lines.iter().find(|line| line["message"] == "GET /events/{id}").unwrap();
     assert_eq!((&line["attempts"], &line["subject"]), (&json!(2), &json!("events.get")), "{line}");
@@ -319,6 +324,8 @@ async fn without_a_collector(fault: Fault) -> usize {
         ("OTEL_BSP_SCHEDULE_DELAY", "20"),
         ("OTEL_METRICS_EXPORTER", "prometheus,otlp"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+        ("EVENTBOARD_RATE_LIMIT_USER", "off"),
+        ("EVENTBOARD_RATE_LIMIT_IP", "off"),
     ];
     let mut system = Runner::start(directory.path(), &environment).await;
     let (client, http) = (Client::new(), system.ready.http.clone());

@@ -9,7 +9,7 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::multiplexer::{Multiplexer, NoReply, Pending};
 use super::provision::KEYS_BUCKET;
@@ -165,17 +165,14 @@ impl Caller {
         payload: Bytes,
     ) -> Result<Reply, CallError> {
         let span = span::request(operation.subject, payload.len(), attempt);
-        let begun = Instant::now();
+        let mut attempt_made =
+            Attempt { subject: operation.subject, span, begun: Instant::now(), ending: None };
         let exchange = async {
             let headers = request_headers(call, attempt, Timestamp::now(), Instant::now());
             read_reply(self.request(operation.subject, headers, payload, call.deadline).await?)
         };
-        let result = exchange.instrument(span.clone()).await;
-        let failure = result.as_ref().err().map(CallError::name);
-        measurements::requested(operation.subject, begun.elapsed(), failure);
-        if let Some(failure) = failure {
-            span::fail(&span, failure);
-        }
+        let result = exchange.instrument(attempt_made.span.clone()).await;
+        attempt_made.ending = Some(result.as_ref().err().map(CallError::name));
         result
     }
 
@@ -257,6 +254,26 @@ impl Caller {
     /// The connection calls are made over.
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+}
+
+/// An attempt that is accounted for when it is dropped, however that comes: another one may be faster, and a client
+/// may go away.
+struct Attempt {
+    subject: &'static str,
+    span: Span,
+    begun: Instant,
+    /// Why it failed, if it did; `None` while nobody knows.
+    ending: Option<Option<&'static str>>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let failure = self.ending.unwrap_or(Some("cancelled"));
+        measurements::requested(self.subject, self.begun.elapsed(), failure);
+        if let Some(failure) = failure {
+            span::fail(&self.span, failure);
+        }
     }
 }
 

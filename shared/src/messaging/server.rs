@@ -416,7 +416,8 @@ impl Arrival {
         let span = span::process(worker, &correlation_id, &sender, subject, group, size);
         let number = |name| value(name).and_then(|value| value.parse::<i64>().ok());
         let sent = number(headers::DEADLINE).zip(number(headers::BUDGET));
-        let waited = sent.map(|(deadline, budget)| now.unix_millis() - deadline.saturating_sub(budget));
+        let waited =
+            sent.map(|(deadline, budget)| now.unix_millis().saturating_sub(deadline.saturating_sub(budget)));
         let arrival = Self {
             ids: RequestIds { correlation_id, trace: span::ids(&span) },
             attempt: value(headers::ATTEMPT).and_then(|value| value.parse().ok()).unwrap_or(1),

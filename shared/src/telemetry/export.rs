@@ -84,8 +84,13 @@ impl ShouldSample for UnlessClient {
         let is_clients = |context: &&Context| {
             context.get::<FromClient>().is_some() && context.span().span_context().is_remote()
         };
-        let parent = parent.filter(|context| !is_clients(context));
-        self.0.should_sample(parent, trace_id, name, kind, attributes, links)
+        let trusted = parent.filter(|context| !is_clients(context));
+        let mut result = self.0.should_sample(trusted, trace_id, name, kind, attributes, links);
+        if let Some(parent) = parent {
+            // What others have added to the trace goes on, whoever decides.
+            result.trace_state = parent.span().span_context().trace_state().clone();
+        }
+        result
     }
 }
 

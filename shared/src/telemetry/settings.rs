@@ -46,7 +46,9 @@ impl Settings {
             for unknown in parts.iter().filter(|part| found(part).is_none()) {
                 complain(name, unknown, &known.join(", "));
             }
-            parts.iter().filter_map(found).collect()
+            let known: Vec<_> = parts.iter().filter_map(found).collect();
+            // As if it were not set, when there is nothing in it that counts.
+            if known.is_empty() { usual.to_vec() } else { known }
         };
         // Sent only where somebody is named who takes it: a system that is started alone has nobody.
         let is_named = |signal: &str| {
@@ -59,7 +61,11 @@ impl Settings {
         let logs = listed("OTEL_LOGS_EXPORTER", &["console"], &["console", "none"]);
         let propagators =
             listed("OTEL_PROPAGATORS", &["tracecontext", "baggage"], &["tracecontext", "baggage", "none"]);
-        for name in ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] {
+        for name in [
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+        ] {
             if let Some(other) = set(name).filter(|value| value != "http/protobuf") {
                 complain(name, &other, &"http/protobuf");
             }
@@ -132,7 +138,15 @@ mod tests {
             ("OTEL_PROPAGATORS", "b3,tracecontext"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ]);
-        assert!(!settings.traces && settings.propagators.trace_context);
+        assert!(!settings.traces && settings.propagators.trace_context && !settings.propagators.baggage);
+        let named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://jaeger:4318");
+        let odd = read(&[
+            named,
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+            ("OTEL_METRICS_EXPORTER", "console"),
+            ("OTEL_PROPAGATORS", "b3"),
+        ]);
+        assert!(odd.traces && odd.prometheus && odd.propagators.trace_context && odd.complaints.len() == 3);
         assert_eq!(
             settings.complaints,
             [
