@@ -15,7 +15,7 @@ use crate::metrics::meter;
 /// How long a revocation is of use, in seconds: until the last token that it is about is over by itself.
 pub const REVOCATION_SECONDS: i64 = ACCESS_TOKEN_SECONDS + 2 * LEEWAY;
 /// Who has not heard for this long what is revoked must not trust a privileged caller.
-const STALE: Duration = Duration::from_secs(10);
+pub(crate) const STALE: Duration = Duration::from_secs(10);
 
 /// One thing that is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,7 +11,7 @@ use super::{Bucket, Caller};
 use crate::contract::Timestamp;
 use crate::health::Health;
 use crate::key_value::{KeyValueError, KeyValueStore};
-use crate::revocations::{Revocation, Revocations};
+use crate::revocations::{Revocation, Revocations, STALE};
 
 /// Between two looks at what is new. With the time a revocation takes to get here it is under half of the
 /// second after which it must act everywhere.
@@ -46,15 +46,16 @@ impl RevocationBucket {
     /// that nothing is missing, and nobody needs the right to make consumers (ADR 15).
     pub async fn follow(&self, revocations: &Revocations, health: &Health) -> ! {
         let mut position = Position::default();
-        let mut said = false;
+        // Who has just started has no answer yet, and nothing to say about that.
+        let (mut answered, mut said) = (Instant::now(), false);
         loop {
             let began = Instant::now();
             let caught_up = self.catch_up(&mut position, revocations).await;
             if caught_up.is_ok() {
                 revocations.note_look(began, Timestamp::now());
-                said = false;
+                (answered, said) = (began, false);
             } else if let Err(error) = &caught_up
-                && revocations.are_stale(began)
+                && began.duration_since(answered) > STALE
                 && !said
             {
                 tracing::warn!(%error, "cannot see which tokens are revoked; privileged commands are refused");
