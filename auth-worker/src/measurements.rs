@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
-use shared::metrics::{DURATIONS, meter};
+use shared::metrics::{durations, meter};
 use shared::telemetry::span;
 use tracing::Span;
 
@@ -24,12 +24,7 @@ static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| Instruments {
         .i64_up_down_counter("eventboard.hasher.queue.length")
         .with_description("Passwords that wait for a hashing thread")
         .build(),
-    waits: meter()
-        .f64_histogram("eventboard.hasher.queue.wait_time")
-        .with_unit("s")
-        .with_description("How long passwords waited for a hashing thread")
-        .with_boundaries(DURATIONS.to_vec())
-        .build(),
+    waits: durations("eventboard.hasher.queue.wait_time", "How long passwords waited for a hashing thread"),
 });
 
 /// Counts a password that was tried, or refused before.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, UpDownCounter};
 use opentelemetry_semantic_conventions::{attribute as key, metric};
-use shared::metrics::{DURATIONS, meter};
+use shared::metrics::{durations, meter};
 use shared::telemetry::span;
 use sqlx::{Database, Error};
 use tracing::Span;
@@ -21,10 +21,6 @@ struct Instruments {
 }
 
 static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
-    let duration = |name, description| {
-        let histogram = meter().f64_histogram(name).with_unit("s").with_description(description);
-        histogram.with_boundaries(DURATIONS.to_vec()).build()
-    };
     let level = |name, unit, description| {
         meter().i64_up_down_counter(name).with_unit(unit).with_description(description).build()
     };
@@ -37,14 +33,14 @@ static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
     timeouts.add(0, &[]);
     Instruments {
         timeouts,
-        operations: duration(metric::DB_CLIENT_OPERATION_DURATION, "How long statements took"),
+        operations: durations(metric::DB_CLIENT_OPERATION_DURATION, "How long statements took"),
         used: level(metric::DB_CLIENT_CONNECTION_COUNT, "{connection}", "Connections in use"),
         pending: level(
             metric::DB_CLIENT_CONNECTION_PENDING_REQUESTS,
             "{request}",
             "Requests that wait for a connection",
         ),
-        waits: duration(metric::DB_CLIENT_CONNECTION_WAIT_TIME, "How long requests waited for a connection"),
+        waits: durations(metric::DB_CLIENT_CONNECTION_WAIT_TIME, "How long requests waited for a connection"),
         places: meter()
             .u64_gauge(metric::DB_CLIENT_CONNECTION_MAX)
             .with_unit("{connection}")

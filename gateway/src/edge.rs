@@ -179,12 +179,12 @@ fn known_method(method: &Method) -> &'static str {
 
 /// The path, if what the client has put into the route's places are ids and nothing else.
 fn shown_path<'a>(route: &str, path: &'a str) -> Option<&'a str> {
-    let (mut places, mut segments) = (route.split('/'), path.split('/'));
+    let (places, segments) = (route.split('/'), path.split('/'));
     let fits = |(place, segment): (&str, &str)| {
         if place.starts_with('{') { Uuid::try_parse(segment).is_ok() } else { place == segment }
     };
-    let all = places.by_ref().zip(segments.by_ref()).all(fits);
-    (all && route.split('/').count() == path.split('/').count()).then_some(path)
+    let as_many = places.clone().count() == segments.clone().count();
+    (as_many && places.zip(segments).all(fits)).then_some(path)
 }
 
 /// A request that is not answered yet. One that is dropped was given up by its client, and is accounted for all

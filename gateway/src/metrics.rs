@@ -6,7 +6,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, ObservableGauge, UpDownCounter};
 use opentelemetry_semantic_conventions::{attribute as key, metric};
-use shared::metrics::{DURATIONS, meter};
+use shared::metrics::{durations, meter};
 
 use crate::resilience::breaker::Position;
 
@@ -77,12 +77,7 @@ struct Http {
 }
 
 static HTTP: LazyLock<Http> = LazyLock::new(|| Http {
-    durations: meter()
-        .f64_histogram(metric::HTTP_SERVER_REQUEST_DURATION)
-        .with_unit("s")
-        .with_description("From a request's head to its answer's head")
-        .with_boundaries(DURATIONS.to_vec())
-        .build(),
+    durations: durations(metric::HTTP_SERVER_REQUEST_DURATION, "From a request's head to its answer's head"),
     active: meter()
         .i64_up_down_counter(metric::HTTP_SERVER_ACTIVE_REQUESTS)
         .with_unit("{request}")

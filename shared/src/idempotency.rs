@@ -214,33 +214,6 @@ impl Idempotency {
         R: Future<Output = Result<Answer, Problem>>,
         K: Future<Output = Result<Option<KeptAnswer>, Problem>>,
     {
-        let result = self.run_or_replay(cx, write, longest_run, run, kept, under_way).await;
-        let outcome = match &result {
-            Ok(answer) if answer.first.is_some() => "replayed",
-            Ok(_) => "executed",
-            Err(problem) => match problem.kind {
-                ProblemType::KeyReused => "key_reused",
-                ProblemType::KeyInProgress => "in_progress",
-                _ => "failed",
-            },
-        };
-        count(&OUTCOMES, outcome);
-        result
-    }
-
-    async fn run_or_replay<R, K>(
-        self: &Arc<Self>,
-        cx: &Context,
-        write: &KeyedWrite,
-        longest_run: Duration,
-        run: R,
-        kept: impl Fn() -> K,
-        under_way: &TaskTracker,
-    ) -> Result<Answer, Problem>
-    where
-        R: Future<Output = Result<Answer, Problem>>,
-        K: Future<Output = Result<Option<KeptAnswer>, Problem>>,
-    {
         let lease = longest_run + LEASE_MARGIN;
         let key = lease_key(write);
         let wait_until =
@@ -442,6 +415,20 @@ impl Idempotency {
         // Nobody panics while holding it; should anybody, the value is still whole.
         self.paused_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Counts how a keyed write ended.
+pub fn count_ending(result: &Result<Answer, Problem>) {
+    let outcome = match result {
+        Ok(answer) if answer.first.is_some() => "replayed",
+        Ok(_) => "executed",
+        Err(problem) => match problem.kind {
+            ProblemType::KeyReused => "key_reused",
+            ProblemType::KeyInProgress => "in_progress",
+            _ => "failed",
+        },
+    };
+    count(&OUTCOMES, outcome);
 }
 
 /// How keyed writes ended.

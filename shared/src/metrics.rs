@@ -8,7 +8,7 @@ use std::sync::{LazyLock, OnceLock};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use opentelemetry::global;
-use opentelemetry::metrics::Meter;
+use opentelemetry::metrics::{Histogram, Meter};
 use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
@@ -16,7 +16,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::telemetry::{Settings, resource};
 
 /// Bounds of durations, in seconds: those of the HTTP conventions, and two below for what takes less.
-pub const DURATIONS: [f64; 16] =
+const DURATIONS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// What is fetched from the admin port: one set per process, as the API that fills it.
@@ -26,6 +26,12 @@ static REGISTRY: OnceLock<Registry> = OnceLock::new();
 pub fn meter() -> &'static Meter {
     static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("eventboard"));
     &METER
+}
+
+/// A histogram of durations in seconds.
+pub fn durations(name: &'static str, description: &'static str) -> Histogram<f64> {
+    let histogram = meter().f64_histogram(name).with_unit("s").with_description(description);
+    histogram.with_boundaries(DURATIONS.to_vec()).build()
 }
 
 /// Why there are no metrics.

@@ -9,7 +9,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
 use opentelemetry_semantic_conventions::{attribute as key, metric};
 
-use crate::metrics::{DURATIONS, meter};
+use crate::metrics::{durations, meter};
 
 struct Instruments {
     operations: Histogram<f64>,
@@ -21,23 +21,19 @@ struct Instruments {
 }
 
 static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
-    let duration = |name, description| {
-        let histogram = meter().f64_histogram(name).with_unit("s").with_description(description);
-        histogram.with_boundaries(DURATIONS.to_vec()).build()
-    };
     let count = |name, description| {
         meter().u64_counter(name).with_unit("{message}").with_description(description).build()
     };
     Instruments {
-        operations: duration(metric::MESSAGING_CLIENT_OPERATION_DURATION, "From a request to its reply"),
+        operations: durations(metric::MESSAGING_CLIENT_OPERATION_DURATION, "From a request to its reply"),
         sent: count(metric::MESSAGING_CLIENT_SENT_MESSAGES, "Requests sent"),
         consumed: count(metric::MESSAGING_CLIENT_CONSUMED_MESSAGES, "Requests taken up by a worker"),
-        processed: duration(metric::MESSAGING_PROCESS_DURATION, "From a message's arrival to its reply"),
-        waits: duration(
+        processed: durations(metric::MESSAGING_PROCESS_DURATION, "From a message's arrival to its reply"),
+        waits: durations(
             "eventboard.message.wait_time",
             "From a request's sending to its arrival in the worker",
         ),
-        stored: duration(metric::DB_CLIENT_OPERATION_DURATION, "How long statements took"),
+        stored: durations(metric::DB_CLIENT_OPERATION_DURATION, "How long statements took"),
     }
 });
 

@@ -24,7 +24,7 @@ use crate::contract::{
 };
 use crate::crash_point;
 use crate::health::Health;
-use crate::idempotency::Idempotency;
+use crate::idempotency::{self, Idempotency};
 use crate::identity::Verifier;
 use crate::telemetry::span;
 
@@ -316,7 +316,9 @@ impl<H: Send + Sync + 'static> Work<H> {
             (Some(write), Some(idempotency)) if write.origin == KeyOrigin::Client => {
                 let kept = || endpoint.kept(Arc::clone(&self.handler), write.clone());
                 let longest = endpoint.description.deadline;
-                idempotency.once(&cx, write, longest, run, kept, &self.under_way).await
+                let result = idempotency.once(&cx, write, longest, run, kept, &self.under_way).await;
+                idempotency::count_ending(&result);
+                result
             }
             _ => run.await,
         }
