@@ -7,6 +7,7 @@
 
 mod local;
 mod tally;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use crate::measurements;
 use local::LocalRecords;
 use tally::{Forgets, Guessed, Limit, Tally, Verdict};
+use turns::{NoTurn, Turns};
 
 /// Of an account and a network together. Their owner's success forgets the failures.
 const PAIR: Limit = Limit { name: "pair", free: 5, forgets: Forgets::AfterSuccess };
@@ -39,10 +41,13 @@ const NETWORK: Limit = Limit { name: "network", free: 100, forgets: Forgets::One
 const UNDER_WAY_PER_THREAD: usize = 4;
 /// Attempts per hashing thread that wait for one of these places; at 16 ms a hash, half a second.
 const WAITING_PER_THREAD: usize = 32;
-/// How long an attempt waits for others of the same account whose outcome is not known yet.
-const MAX_WAIT: Duration = Duration::from_secs(2);
+/// How long an attempt waits for others of the same account whose outcome is not known yet: most of a login's
+/// deadline, as its password may be right.
+const MAX_WAIT: Duration = Duration::from_secs(4);
 /// Between two looks at them, in milliseconds.
-const POLL_MS: std::ops::Range<u64> = 20..60;
+const POLL_MS: std::ops::Range<u64> = 10..30;
+/// When to come back after that.
+const COME_BACK: Duration = Duration::from_secs(1);
 /// After a conflict somebody else goes first, for so many microseconds.
 const BACKOFF_US: std::ops::Range<u64> = 100..1500;
 /// How long noting the end of an attempt may take.
@@ -60,6 +65,8 @@ pub(crate) struct Throttle {
     local: Arc<dyn KeyValueStore>,
     /// Until when the shared ones are left alone, Unix milliseconds.
     away_until: AtomicI64,
+    /// Of accounts and networks together.
+    turns: Turns,
     places: Arc<Semaphore>,
     waiting: Semaphore,
 }
@@ -113,6 +120,7 @@ impl Throttle {
             shared,
             local: Arc::new(LocalRecords::default()),
             away_until: AtomicI64::new(0),
+            turns: Turns::default(),
             places: Arc::new(Semaphore::new(threads * UNDER_WAY_PER_THREAD)),
             waiting: Semaphore::new(threads * WAITING_PER_THREAD),
         }
@@ -143,16 +151,24 @@ impl Throttle {
     ) -> Result<Attempt, Refusal> {
         let patience = deadline.min(Instant::now() + MAX_WAIT);
         let keys = self.keys(email, network);
+        let (pair, _) = &keys[0];
+        let turn = self.turns.wait(pair, patience).await.map_err(|no_turn| match no_turn {
+            NoTurn::Late => Refusal::TooMany(COME_BACK),
+            NoTurn::Refused(pause) => Refusal::TooMany(pause),
+        })?;
         loop {
             let place = self.place(deadline).await?;
             match self.reserve(&keys).await {
                 Ok((store, reservations)) => return Ok(Attempt { store, reservations, _place: place }),
-                Err(NotReserved::Refused(pause)) => return Err(Refusal::TooMany(pause)),
+                Err(NotReserved::Refused(pause)) => {
+                    turn.refuse_others(pause);
+                    return Err(Refusal::TooMany(pause));
+                }
                 // Whoever waits here does not keep others from a place.
                 Err(NotReserved::Wait) => drop(place),
             }
             if Instant::now() >= patience {
-                return Err(Refusal::TooMany(Duration::from_secs(1)));
+                return Err(Refusal::TooMany(COME_BACK));
             }
             let pause = rand::rng().random_range(POLL_MS);
             tokio::time::sleep(Duration::from_millis(pause)).await;

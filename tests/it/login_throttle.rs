@@ -1,5 +1,6 @@
 //! Guessing passwords: counted before they are tried, for every gateway and worker together.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use futures_util::future::join_all;
@@ -22,8 +23,11 @@ async fn login(gateway: &str, from: &str, email: &str, password: &str) -> (u16, 
 }
 
 /// How many of these answers had each status.
-fn counted(answers: &[(u16, Option<u64>, Value)], status: u16) -> usize {
-    answers.iter().filter(|answer| answer.0 == status).count()
+fn counted(answers: &[(u16, Option<u64>, Value)]) -> BTreeMap<u16, usize> {
+    answers.iter().fold(BTreeMap::new(), |mut counts, (status, ..)| {
+        *counts.entry(*status).or_default() += 1;
+        counts
+    })
 }
 
 /// Two gateways behind a proxy, and two workers on one database.
@@ -46,7 +50,7 @@ async fn of_a_hundred_guesses_at_once_five_are_tried() {
         let guesses =
             (0..100).map(|guess| login(&gateways[guess % 2], "192.0.2.1", email, "a wrong password"));
         let answers = join_all(guesses).await;
-        assert_eq!((counted(&answers, 401), counted(&answers, 429)), (5, 95), "{email}");
+        assert_eq!(counted(&answers), BTreeMap::from([(401, 5), (429, 95)]), "{email}");
         for (status, wait, body) in &answers {
             assert_eq!(wait.is_some(), *status == 429, "{body}");
             assert!(wait.is_none_or(|seconds| (1..=2).contains(&seconds)), "{wait:?}");
@@ -86,7 +90,7 @@ async fn guesses_from_everywhere_at_one_account_and_from_one_place_at_many_are_c
         login(&gateways[guess % 2], &from, &victim.email, "a wrong password").await
     });
     let answers = join_all(guesses).await;
-    assert_eq!((counted(&answers, 401), counted(&answers, 429)), (20, 40));
+    assert_eq!(counted(&answers), BTreeMap::from([(401, 20), (429, 40)]));
     // Where the owner has signed in before, nobody keeps them out; elsewhere they wait.
     assert_eq!(login(&gateways[0], "203.0.113.6", &victim.email, PASSWORD).await.0, 429);
     assert_eq!(login(&gateways[1], "203.0.113.5", &victim.email, PASSWORD).await.0, 200);
@@ -100,17 +104,18 @@ async fn guesses_from_everywhere_at_one_account_and_from_one_place_at_many_are_c
         login(&gateways[guess % 2], &from, &email, "a wrong password").await
     });
     let answers = join_all(guesses).await;
-    assert_eq!((counted(&answers, 401), counted(&answers, 429)), (100, 30));
+    assert_eq!(counted(&answers), BTreeMap::from([(401, 100), (429, 30)]));
     assert_eq!(login(&gateways[0], "2001:db8:1::1", "user@acme.com", "Password123!").await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_right_passwords_at_once_all_get_in() {
     let (_system, gateways) = replicated().await;
+    // More than twice as many as may fail; hashing stands back behind everything else that this machine does.
     let logins =
-        (0..40).map(|login_| login(&gateways[login_ % 2], "192.0.2.9", "user@acme.com", "Password123!"));
+        (0..12).map(|login_| login(&gateways[login_ % 2], "192.0.2.9", "user@acme.com", "Password123!"));
     let answers = join_all(logins).await;
-    assert_eq!(counted(&answers, 200), 40, "{answers:?}");
+    assert_eq!(counted(&answers), BTreeMap::from([(200, 12)]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
