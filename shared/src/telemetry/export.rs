@@ -10,8 +10,8 @@ use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
-    Config, Sampler, SamplingResult, SdkTracerProvider, ShouldSample, Span, SpanData, SpanExporter,
-    SpanProcessor,
+    BatchSpanProcessor, Config, Sampler, SamplingResult, SdkTracerProvider, ShouldSample, Span, SpanData,
+    SpanExporter, SpanProcessor,
 };
 use opentelemetry_semantic_conventions::resource as key;
 
@@ -43,8 +43,7 @@ pub(super) fn tracer_provider(
     let configured = Config::default().sampler;
     Ok(provider
         .with_sampler(UnlessClient(configured))
-        .with_span_processor(FromContext)
-        .with_batch_exporter(ByService(exporters))
+        .with_span_processor(FromContext(BatchSpanProcessor::builder(ByService(exporters)).build()))
         .build())
 }
 
@@ -94,9 +93,10 @@ impl ShouldSample for UnlessClient {
     }
 }
 
-/// Gives each span what its context holds.
+/// Gives each span what its context holds, and passes it on. To a second processor beside this one the SDK would give
+/// a copy of every span.
 #[derive(Debug)]
-struct FromContext;
+struct FromContext(BatchSpanProcessor);
 
 impl SpanProcessor for FromContext {
     fn on_start(&self, span: &mut Span, context: &Context) {
@@ -106,16 +106,19 @@ impl SpanProcessor for FromContext {
         if let Some(Service(service)) = context.get() {
             span.set_attribute(KeyValue::new(SERVICE, *service));
         }
+        self.0.on_start(span, context);
     }
 
-    fn on_end(&self, _span: SpanData) {}
+    fn on_end(&self, span: SpanData) {
+        self.0.on_end(span);
+    }
 
     fn force_flush(&self) -> OTelSdkResult {
-        Ok(())
+        self.0.force_flush()
     }
 
-    fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
-        Ok(())
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
     }
 }
 
