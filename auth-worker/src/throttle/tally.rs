@@ -111,10 +111,7 @@ impl Tally {
         }
         match guessed {
             Guessed::NotTried => {}
-            Guessed::Wrong => {
-                tally.failures = tally.failures.saturating_add(1);
-                tally.failed_at = now;
-            }
+            Guessed::Wrong => tally.fail(1, now),
             Guessed::Right => {
                 tally.succeeded_at = now;
                 if limit.forgets == Forgets::AfterSuccess {
@@ -125,6 +122,16 @@ impl Tally {
         tally
     }
 
+    /// Counts so many failures, the last of them at `at`.
+    fn fail(&mut self, count: u32, at: i64) {
+        if self.failures == 0 {
+            // What is forgotten by time counts from the first.
+            self.forgotten_until = at;
+        }
+        self.failures = self.failures.saturating_add(count);
+        self.failed_at = self.failed_at.max(at);
+    }
+
     /// The tally as time alone has changed it.
     fn aged(&self, limit: &Limit, now: i64) -> Self {
         let mut tally = self.clone();
@@ -133,8 +140,7 @@ impl Tally {
             let before = tally.pending.len();
             tally.pending.retain(|began| !abandoned(began));
             let count = u32::try_from(before - tally.pending.len()).unwrap_or(u32::MAX);
-            tally.failures = tally.failures.saturating_add(count);
-            tally.failed_at = tally.failed_at.max(last);
+            tally.fail(count, last);
         }
         if let Forgets::OneEach(interval) = limit.forgets {
             let passed = now.saturating_sub(tally.forgotten_until).max(0) / interval;
@@ -210,6 +216,19 @@ mod tests {
         }
         let Verdict::Admitted(quiet) = tally.admit(&network, now + 200 * minute) else { panic!("{tally:?}") };
         assert_eq!(quiet.failures, 0);
+    }
+
+    #[test]
+    fn a_network_forgets_a_minute_after_its_first_failure_and_not_when_the_clock_begins_another() {
+        let network = Limit { name: "network", free: 100, forgets: Forgets::OneEach(60_000) };
+        let (mut tally, end_of_a_minute) = (Tally::default(), 20_000 * 60_000 - 1);
+        for _ in 0..network.free {
+            let Verdict::Admitted(next) = tally.admit(&network, end_of_a_minute) else { panic!("{tally:?}") };
+            tally = next.settle(&network, end_of_a_minute, Guessed::Wrong, end_of_a_minute);
+        }
+        let after = tally.admit(&network, end_of_a_minute + 1);
+        assert_eq!(after, Verdict::Refused(Duration::from_millis(999)));
+        assert_eq!(tally.aged(&network, end_of_a_minute + 60_000).failures, 99);
     }
 
     #[test]
