@@ -111,11 +111,10 @@ async fn guesses_from_everywhere_at_one_account_and_from_one_place_at_many_are_c
 #[tokio::test(flavor = "multi_thread")]
 async fn many_right_passwords_at_once_all_get_in() {
     let (_system, gateways) = replicated().await;
-    // More than twice as many as may fail; hashing stands back behind everything else that this machine does.
     let logins =
-        (0..12).map(|login_| login(&gateways[login_ % 2], "192.0.2.9", "user@acme.com", "Password123!"));
+        (0..40).map(|login_| login(&gateways[login_ % 2], "192.0.2.9", "user@acme.com", "Password123!"));
     let answers = join_all(logins).await;
-    assert_eq!(counted(&answers), BTreeMap::from([(200, 12)]));
+    assert_eq!(counted(&answers), BTreeMap::from([(200, 40)]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
