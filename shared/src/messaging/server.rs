@@ -203,8 +203,9 @@ impl<H: Send + Sync + 'static> Server<H> {
             let operation = &work.endpoints[index].description;
             let subject = operation.subject;
             let (arrival, span) = Arrival::read(&message, operation, work.worker, received, Timestamp::now());
+            let ids = arrival.ids.clone();
             let answer = async {
-                let result = match permit {
+                let result = match &permit {
                     Ok(_) => work.process(index, &arrival, &message).await,
                     Err(_) => {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
@@ -216,13 +217,17 @@ impl<H: Send + Sync + 'static> Server<H> {
                 let failure = (status >= 400).then(|| status.to_string());
                 instance.count(index, elapsed, failure);
                 arrival.account(subject, status, elapsed, &ending, &span);
-                crash_point!("before-reply");
-                if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
-                    tracing::warn!(%error, "could not send a reply");
-                }
-                drop(permit);
+                reply
             };
-            answer.instrument(span.clone()).await;
+            // The span ends before the reply is on its way: to who looks at the trace, the work lies within the
+            // request that waits for it.
+            let reply = answer.instrument(span.clone()).await;
+            drop(span);
+            crash_point!("before-reply");
+            if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
+                tracing::warn!(correlation_id = %ids.correlation_id, %error, "could not send a reply");
+            }
+            drop(permit);
         };
         self.work.under_way.spawn(answered.in_current_span());
     }
