@@ -1,6 +1,7 @@
 //! What being watched costs: requests per second with every span sent, every line written and every figure
 //! counted, against none of it; and with collectors that refuse, say nothing, or reject. Clients, collector,
-//! services and broker share the cores.
+//! services and broker share the cores. Asked for is one event, which is the cheapest request there is and shows the
+//! cost at its highest; and a keyed creation, which shows what it is among writes.
 //!
 //! `cargo bench --bench observed`. Read the ratios; the absolute numbers are the machine's.
 #![allow(
@@ -30,7 +31,7 @@ use harness::stack::{median, timed};
 use harness::system::event;
 use harness::walkthrough::Visitor;
 use harness::{broker, eventually};
-use reqwest::Client;
+use reqwest::{Client, RequestBuilder};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -46,8 +47,16 @@ struct Watched {
     _process: Child,
     _directory: TempDir,
     client: Client,
+    http: String,
     event: String,
     token: String,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Load {
+    Reads,
+    KeyedCreations,
 }
 
 impl Watched {
@@ -78,16 +87,28 @@ impl Watched {
         let create = client.post(format!("{http}/events")).bearer_auth(&token).json(&event("Watched"));
         let created = timed(create).await;
         let event = format!("{http}/events/{}", created.body["id"].as_str().unwrap());
-        Self { name, _process: process, _directory: directory, client, event, token }
+        Self { name, _process: process, _directory: directory, client, http, event, token }
+    }
+
+    fn request(&self, load: Load) -> RequestBuilder {
+        let request = match load {
+            Load::Reads => self.client.get(&self.event),
+            Load::KeyedCreations => {
+                let key = uuid::Uuid::new_v4().to_string();
+                let create = self.client.post(format!("{}/events", self.http)).json(&event("Watched"));
+                create.header("Idempotency-Key", key)
+            }
+        };
+        request.bearer_auth(&self.token)
     }
 
     /// Requests answered per second.
-    async fn rate(&self) -> f64 {
+    async fn rate(&self, load: Load) -> f64 {
         let (begun, done) = (Instant::now(), AtomicUsize::new(0));
         join_all((0..CONCURRENCY).map(|_| async {
             while begun.elapsed() < ROUND {
-                let answer = self.client.get(&self.event).bearer_auth(&self.token).send().await.unwrap();
-                assert_eq!(answer.status(), 200);
+                let answer = self.request(load).send().await.unwrap();
+                assert!(answer.status().is_success(), "{answer:?}");
                 answer.bytes().await.unwrap();
                 done.fetch_add(1, Ordering::Relaxed);
             }
@@ -134,17 +155,26 @@ async fn main() {
     ] {
         systems.push(Watched::start(name, Some(collector)).await);
     }
+    println!("one event:");
+    compare(&systems, Load::Reads).await;
+    println!("keyed creations:");
+    compare(&systems[..2], Load::KeyedCreations).await;
+    println!("the collector was sent {} MB", taken.load(Ordering::Relaxed) / 1_000_000);
+}
+
+/// Has the systems work in turn, and prints the rate of each and the medians of its ratios to the first two.
+async fn compare(systems: &[Watched], load: Load) {
     let mut rates = vec![Vec::new(); systems.len()];
     for round in 0..=ROUNDS {
         for (system, rates) in systems.iter().zip(&mut rates) {
-            let rate = system.rate().await;
+            let rate = system.rate(load).await;
             // The first is for warming up.
             if round > 0 {
                 rates.push(rate);
             }
         }
     }
-    let ratios = |of: usize, to: usize| {
+    let ratio = |of: usize, to: usize| {
         median(rates[of].iter().zip(&rates[to]).map(|(of, to)| of / to).collect::<Vec<f64>>())
     };
     for (index, system) in systems.iter().enumerate() {
@@ -152,9 +182,8 @@ async fn main() {
         println!(
             "{}: {rate:.0}/s, {:.3} of nothing on, {:.3} of everything on",
             system.name,
-            ratios(index, 0),
-            ratios(index, 1)
+            ratio(index, 0),
+            ratio(index, 1)
         );
     }
-    println!("the collector was sent {} MB", taken.load(Ordering::Relaxed) / 1_000_000);
 }

@@ -9,7 +9,7 @@ use eventboard::{chaos, healthcheck, runner, trace};
 use shared::contract::{auth, events};
 use shared::ops;
 use shared::settings::{Environment, NatsSettings, ProductionCheck};
-use tracing::Instrument;
+use shared::telemetry::span::{self, InSpan};
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
 #[derive(Debug, Parser)]
@@ -112,7 +112,7 @@ async fn serve(service: Service) -> anyhow::Result<ExitCode> {
             Service::EventsWorker { config } => events_worker::run(config, |_| {}, shutdown).await,
         }
     };
-    run.instrument(tracing::info_span!("service", service = name)).await?;
+    run.in_span(span::service(name)).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,9 +16,9 @@ use shared::demo;
 use shared::messaging::{self, Connection};
 use shared::ops::ListenError;
 use shared::settings::{Environment, NatsSettings, secret};
+use shared::telemetry::span::{self, InSpan};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use crate::broker::{Broker, find_nats_server, tools};
 
@@ -292,7 +292,7 @@ async fn keep<F>(
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    let span = tracing::info_span!("service", service = name);
+    let span = span::service(name);
     let mut first_ready = Some(first_ready);
     loop {
         let (ready, mut is_ready) = oneshot::channel();
@@ -300,7 +300,7 @@ where
             let _ = ready.send(());
         });
         let running = run(signal, stop.clone());
-        let mut running = std::pin::pin!(running.instrument(span.clone()));
+        let mut running = std::pin::pin!(running.in_span(span.clone()));
         let result = tokio::select! {
             result = &mut running => result,
             Ok(()) = &mut is_ready => {

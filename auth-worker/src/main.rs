@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use shared::contract::auth::WORKER;
 use shared::ops;
-use tracing::Instrument;
+use shared::telemetry::span::{self, InSpan};
 
 /// EventBoard's identity service: answers auth.* on NATS
 #[derive(Debug, Parser)]
@@ -37,7 +37,6 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let shutdown = ops::shutdown_on_signal()?;
-    let span = tracing::info_span!("service", service = WORKER);
-    auth_worker::run(arguments.config, |_| {}, shutdown).instrument(span).await?;
+    auth_worker::run(arguments.config, |_| {}, shutdown).in_span(span::service(WORKER)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,8 +6,7 @@ use std::time::Instant;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
 use shared::metrics::{durations, meter};
-use shared::telemetry::span;
-use tracing::Span;
+use shared::telemetry::span::{self, Span};
 
 struct Instruments {
     tried: Counter<u64>,

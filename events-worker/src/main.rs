@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use shared::contract::events::WORKER;
 use shared::ops;
-use tracing::Instrument;
+use shared::telemetry::span::{self, InSpan};
 
 /// EventBoard's moderation service: answers events.* on NATS
 #[derive(Debug, Parser)]
@@ -29,7 +29,6 @@ async fn serve(config: events_worker::Config) -> anyhow::Result<ExitCode> {
         return Ok(ops::refuse_to_start(&refused));
     }
     let shutdown = ops::shutdown_on_signal()?;
-    let span = tracing::info_span!("service", service = WORKER);
-    events_worker::run(config, |_| {}, shutdown).instrument(span).await?;
+    events_worker::run(config, |_| {}, shutdown).in_span(span::service(WORKER)).await?;
     Ok(ExitCode::SUCCESS)
 }

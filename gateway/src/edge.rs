@@ -11,11 +11,10 @@ use axum::response::{IntoResponse, Response};
 use opentelemetry::propagation::Extractor;
 use shared::contract::{CorrelationId, Problem, ProblemType, RequestIds};
 use shared::ops::Status;
-use shared::telemetry::span;
+use shared::telemetry::span::{self, InSpan, Span};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
-use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::problem::{Failed, render};
@@ -153,11 +152,9 @@ async fn identify(mut request: Request, next: Next) -> Response {
         .extensions()
         .get::<MatchedPath>()
         .map_or("<unmatched>".to_owned(), |path| path.as_str().to_owned());
-    let span = span::http_request(NAME, &correlation_id, &headers, method, &route);
-    if let Some(path) = shown_path(&route, request.uri().path()) {
-        span::url_path(&span, path);
-    }
-    let ids = RequestIds { correlation_id, trace: span::ids(&span) };
+    let path = shown_path(&route, request.uri().path());
+    let span = span::http_request(NAME, &correlation_id, &headers, method, &route, path);
+    let ids = RequestIds { correlation_id, trace: span.ids() };
     request.extensions_mut().insert(ids.clone());
     let under_way = UnderWay::begin(method, route, span.clone());
     let answer = async {
@@ -168,7 +165,7 @@ async fn identify(mut request: Request, next: Next) -> Response {
         under_way.end(response.status().as_u16(), response.extensions().get().copied());
         response
     };
-    answer.instrument(span).await
+    answer.in_span(span).await
 }
 
 /// The method as a label: a closed set, whatever clients send.

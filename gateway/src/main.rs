@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use shared::ops;
-use tracing::Instrument;
+use shared::telemetry::span::{self, InSpan};
 
 /// EventBoard's HTTP gateway
 #[derive(Debug, Parser)]
@@ -28,7 +28,6 @@ async fn serve(config: gateway::Config) -> anyhow::Result<ExitCode> {
         return Ok(ops::refuse_to_start(&refused));
     }
     let shutdown = ops::shutdown_on_signal()?;
-    let span = tracing::info_span!("service", service = gateway::NAME);
-    gateway::run(config, |_| {}, shutdown).instrument(span).await?;
+    gateway::run(config, |_| {}, shutdown).in_span(span::service(gateway::NAME)).await?;
     Ok(ExitCode::SUCCESS)
 }

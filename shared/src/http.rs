@@ -19,9 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
-use tracing::Instrument;
 
 use waiting::{Connections, ReceivedBody, Seat};
+
+use crate::telemetry::span::InSpan;
 
 /// How long requests under way may take to end once the server is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);

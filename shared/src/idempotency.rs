@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::contract::auth::Role;
@@ -30,7 +29,7 @@ use crate::contract::{
 use crate::crash_point;
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 use crate::metrics::meter;
-use crate::telemetry::span;
+use crate::telemetry::span::{self, InSpan};
 
 /// How long a duplicate waits for the run that is under way.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -386,8 +385,7 @@ impl Idempotency {
             }
             crash_point!("completed");
         };
-        // In the span of the message itself, that would seem to take longer than its reply.
-        under_way.spawn(write.instrument(span::afterwards("complete lease")));
+        under_way.spawn(write.in_span(span::internal("complete lease")));
     }
 
     fn is_paused(&self) -> bool {

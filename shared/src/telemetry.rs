@@ -9,21 +9,16 @@ pub mod span;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::oneshot;
-use tracing::{Level, Metadata, Subscriber};
-use tracing_opentelemetry::OpenTelemetryLayer;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::metrics;
 pub(crate) use export::resource;
+use lines::Lines;
 use settings::Propagators;
 pub(crate) use settings::Settings;
 
@@ -50,9 +45,9 @@ impl Telemetry {
             Ok(tracers) => (tracers, None),
             Err(error) => (SdkTracerProvider::builder().build(), Some(error)),
         };
-        let lines = settings.lines.then(lines::layer);
+        span::made_by(&tracers);
         // Fails when a subscriber is set already, as in a test: then that one stays.
-        let _ = tracing_subscriber::registry().with(spans(&tracers)).with(lines).try_init();
+        let _ = tracing_subscriber::registry().with(Lines::new(settings.lines)).try_init();
         std::panic::set_hook(Box::new(|panic| {
             let message = panic.payload_as_str().unwrap_or("a panic without a message");
             let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -95,31 +90,4 @@ async fn flush(shut_down: impl FnOnce() -> OTelSdkResult + Send + 'static) {
 /// Which contexts travel with messages.
 fn propagators() -> Propagators {
     SETTINGS.propagators
-}
-
-/// Makes an exported span of each that [`span`] makes, whatever the log shows; what is logged beneath it as a
-/// warning or worse is an event on it.
-fn spans<S>(tracers: &SdkTracerProvider) -> impl Layer<S> + use<S>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    OpenTelemetryLayer::new(tracers.tracer("eventboard"))
-        .with_location(false)
-        .with_threads(false)
-        .with_tracked_inactivity(false)
-        .with_target(false)
-        .with_error_fields_to_exceptions(false)
-        .with_error_records_to_exceptions(false)
-        .with_error_events_to_exceptions(false)
-        .with_filter(filter_fn(is_exported).with_max_level_hint(LevelFilter::INFO))
-}
-
-/// The SDK and what it sends with must not give rise to more that is sent.
-fn is_exported(metadata: &Metadata<'_>) -> bool {
-    const OURS: [&str; 6] = ["shared", "database", "gateway", "auth_worker", "events_worker", "eventboard"];
-    if metadata.is_span() {
-        return metadata.target() == span::TARGET;
-    }
-    let krate = metadata.target().split("::").next().unwrap_or_default();
-    *metadata.level() <= Level::WARN && OURS.contains(&krate)
 }

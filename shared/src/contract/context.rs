@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -11,18 +12,23 @@ use super::{Failure, KeyedWrite, Timestamp, TraceContext};
 
 /// The id a request is found by, in every log line and span of every process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct CorrelationId(String);
+pub struct CorrelationId(Arc<str>);
 
 impl CorrelationId {
     /// Accepts `[A-Za-z0-9._-]{1,128}`, nothing else.
     pub fn parse(text: &str) -> Option<Self> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        ((1..=128).contains(&text.len()) && text.bytes().all(legal)).then(|| Self(text.to_owned()))
+        ((1..=128).contains(&text.len()) && text.bytes().all(legal)).then(|| Self(text.into()))
     }
 
     /// A new UUIDv7.
     pub fn mint() -> Self {
-        Self(Uuid::now_v7().to_string())
+        Self(Uuid::now_v7().to_string().into())
+    }
+
+    /// The id as text that needs no copy.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 
     /// The id as text, safe in headers and log lines.

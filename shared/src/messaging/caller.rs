@@ -9,7 +9,6 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
-use tracing::{Instrument, Span};
 
 use super::multiplexer::{Multiplexer, NoReply, Pending};
 use super::provision::KEYS_BUCKET;
@@ -18,7 +17,7 @@ use crate::contract::{
     ClientNetwork, CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat,
     Timestamp,
 };
-use crate::telemetry::span;
+use crate::telemetry::span::{self, InSpan, Span};
 
 /// Calls operations over the broker.
 #[derive(Debug, Clone)]
@@ -171,7 +170,7 @@ impl Caller {
             let headers = request_headers(call, attempt, Timestamp::now(), Instant::now());
             read_reply(self.request(operation.subject, headers, payload, call.deadline).await?)
         };
-        let result = exchange.instrument(attempt_made.span.clone()).await;
+        let result = exchange.in_span(attempt_made.span.clone()).await;
         attempt_made.ending = Some(result.as_ref().err().map(CallError::name));
         result
     }

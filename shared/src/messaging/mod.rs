@@ -1,5 +1,6 @@
 //! The message path: one connection, a caller with its own reply multiplexer, a server of NATS services.
 
+mod arrival;
 mod bucket;
 mod caller;
 mod connection;
@@ -11,6 +12,7 @@ mod liveness;
 mod measurements;
 mod multiplexer;
 mod provision;
+mod reply;
 mod revocation_bucket;
 mod server;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, Subject};
+use async_nats::{Message, Subject};
 use bytes::Bytes;
 use futures_util::stream::{self, SelectAll};
 use futures_util::{Stream, StreamExt};
@@ -11,22 +11,23 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, Span};
 
+use super::arrival::{self, Arrival};
 use super::discovery::Instance;
 use super::leaving::Leaving;
 use super::provision::assert_commands_uncovered;
-use super::{Connection, HEADER_ALLOWANCE, ProvisionError, headers, measurements};
-use crate::contract::failure::{Outcome, PROBLEM_JSON, ProblemBody};
+use super::reply::OutgoingReply;
+use super::{Connection, ProvisionError};
+use crate::contract::failure::Outcome;
 use crate::contract::{
-    Answer, ClientNetwork, Context, CorrelationId, Decoded, Description, Endpoint, IdempotencyKey, KeyOrigin,
-    KeyedWrite, Precondition, Problem, ProblemType, Repeat, RequestIds, Timestamp,
+    Answer, Context, Decoded, Description, Endpoint, KeyOrigin, KeyedWrite, Precondition, Problem,
+    ProblemType, Repeat, Timestamp,
 };
 use crate::crash_point;
 use crate::health::Health;
 use crate::idempotency::{self, Idempotency};
 use crate::identity::Verifier;
-use crate::telemetry::span;
+use crate::telemetry::span::InSpan;
 
 /// Requests one worker works on at once; the next one is told at once that there is no room.
 const MAX_IN_FLIGHT: usize = 512;
@@ -36,8 +37,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 const OVERTIME: Duration = Duration::from_secs(5);
 /// How long the broker may take to put the service's subscriptions in force.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A sender whose clock is ahead by more than this cannot tell us its deadline.
-const MAX_CLOCK_SKEW_MS: i64 = 60_000;
 /// Every reply subject begins so: nobody can make a worker publish anywhere else. It is why the library's
 /// service API is not used, which answers `$SRV` questions to whatever subject they name (ADR 9).
 const INBOX_PREFIX: &str = "_INBOX";
@@ -201,33 +200,28 @@ impl<H: Send + Sync + 'static> Server<H> {
         let (work, permit) = (Arc::clone(&self.work), Arc::clone(room).try_acquire_owned());
         let answered = async move {
             let operation = &work.endpoints[index].description;
-            let subject = operation.subject;
             let (arrival, span) = Arrival::read(&message, operation, work.worker, received, Timestamp::now());
-            let ids = arrival.ids.clone();
             let answer = async {
-                let result = match &permit {
+                let result = match permit {
                     Ok(_) => work.process(index, &arrival, &message).await,
                     Err(_) => {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
                     }
                 };
-                let ending = Ending::of(&result);
-                let (reply, status) = arrival.reply(result, client.server_info().max_payload);
-                let elapsed = received.elapsed();
-                let failure = (status >= 400).then(|| status.to_string());
-                instance.count(index, elapsed, failure);
-                arrival.account(subject, status, elapsed, &ending, &span);
-                reply
+                let reply = OutgoingReply::new(&arrival.ids, result, client.server_info().max_payload);
+                let failure = (reply.status >= 400).then(|| reply.status.to_string());
+                instance.count(index, received.elapsed(), failure);
+                arrival.account(operation.subject, &reply, &span);
+                // Before the reply is on its way: to who looks at the trace, the work lies within the request that
+                // waits for it.
+                span.end();
+                crash_point!("before-reply");
+                if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
+                    tracing::warn!(%error, "could not send a reply");
+                }
+                drop(permit);
             };
-            // The span ends before the reply is on its way: to who looks at the trace, the work lies within the
-            // request that waits for it.
-            let reply = answer.instrument(span.clone()).await;
-            drop(span);
-            crash_point!("before-reply");
-            if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
-                tracing::warn!(correlation_id = %ids.correlation_id, %error, "could not send a reply");
-            }
-            drop(permit);
+            answer.in_span(span.clone()).await;
         };
         self.work.under_way.spawn(answered.in_current_span());
     }
@@ -276,7 +270,7 @@ impl<H: Send + Sync + 'static> Work<H> {
         let (endpoint, headers) = (&self.endpoints[index], message.headers.as_ref());
         let operation = &endpoint.description;
         let mut cx = arrival.context(operation, headers, &self.verifier)?;
-        let key = key(headers)?;
+        let key = arrival::key(headers)?;
         let (deadline, if_none_match) = (cx.deadline, cx.if_none_match.clone());
         if message.payload.len() > operation.max_body {
             return Err(Problem::too_large(operation.max_body));
@@ -330,40 +324,8 @@ impl<H: Send + Sync + 'static> Work<H> {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// What a status says in one word.
-fn outcome(status: u16) -> &'static str {
-    match status {
-        ..400 => "ok",
-        400..500 => "refused",
-        500.. => "failed",
-    }
-}
-
 fn too_late(outcome: Outcome) -> Problem {
     Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time").with_outcome(outcome)
-}
-
-/// The idempotency key of a message, and who named it.
-fn key(headers: Option<&HeaderMap>) -> Result<Option<(IdempotencyKey, KeyOrigin)>, Problem> {
-    let origin = match headers::single(headers, headers::IDEMPOTENCY_KEY_ORIGIN)? {
-        Some("gateway") => KeyOrigin::Gateway,
-        _ => KeyOrigin::Client,
-    };
-    match headers::single(headers, headers::IDEMPOTENCY_KEY)? {
-        None => Ok(None),
-        Some(value) => match IdempotencyKey::parse(value) {
-            Some(key) => Ok(Some((key, origin))),
-            None => Err(malformed(headers::IDEMPOTENCY_KEY)),
-        },
-    }
-}
-
-fn malformed(name: &str) -> Problem {
-    Problem::new(ProblemType::MalformedRequest, format!("the header {name} is malformed"))
 }
 
 /// 304 without a body for a reader who holds this version.
@@ -374,204 +336,4 @@ fn unless_already_held(answer: Answer, operation: &Description, held: Option<&Pr
         }
         _ => answer,
     }
-}
-
-/// What a message brings along, read before anything can fail.
-struct Arrival {
-    ids: RequestIds,
-    attempt: u32,
-    /// Since it was sent, by the sender's clock and ours.
-    waited: Option<Duration>,
-    received: Instant,
-    now: Timestamp,
-}
-
-/// What a result says about itself in spans, metrics and lines.
-struct Ending {
-    problem: Option<&'static str>,
-    first: Option<RequestIds>,
-}
-
-impl Ending {
-    fn of(result: &Result<Answer, Problem>) -> Self {
-        match result {
-            Ok(answer) => Self { problem: None, first: answer.first.clone() },
-            Err(problem) => Self { problem: Some(problem.kind.name()), first: None },
-        }
-    }
-}
-
-struct OutgoingReply {
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl Arrival {
-    fn read(
-        message: &Message,
-        operation: &Description,
-        worker: &'static str,
-        received: Instant,
-        now: Timestamp,
-    ) -> (Self, Span) {
-        let map = message.headers.as_ref();
-        let value = |name| headers::single(map, name).ok().flatten();
-        let correlation_id =
-            value(headers::CORRELATION_ID).and_then(CorrelationId::parse).unwrap_or_else(CorrelationId::mint);
-        let (size, sender) = (message.payload.len(), headers::Incoming(map));
-        let (subject, group) = (operation.subject, operation.service());
-        let span = span::process(worker, &correlation_id, &sender, subject, group, size);
-        let number = |name| value(name).and_then(|value| value.parse::<i64>().ok());
-        let sent = number(headers::DEADLINE).zip(number(headers::BUDGET));
-        let waited =
-            sent.map(|(deadline, budget)| now.unix_millis().saturating_sub(deadline.saturating_sub(budget)));
-        let arrival = Self {
-            ids: RequestIds { correlation_id, trace: span::ids(&span) },
-            attempt: value(headers::ATTEMPT).and_then(|value| value.parse().ok()).unwrap_or(1),
-            waited: waited.map(|waited| Duration::from_millis(waited.try_into().unwrap_or(0))),
-            received,
-            now,
-        };
-        (arrival, span)
-    }
-
-    /// Says in the span, the metrics and the one line per message how it was answered.
-    fn account(&self, subject: &'static str, status: u16, took: Duration, ending: &Ending, span: &Span) {
-        span::reply(span, status, ending.problem);
-        if let Some(first) = &ending.first {
-            span::replayed(span, first);
-        }
-        let failure = (status >= 500).then(|| ending.problem.unwrap_or("failed"));
-        measurements::processed(subject, took, self.waited, outcome(status), failure);
-        tracing::info!(
-            subject,
-            status,
-            outcome = outcome(status),
-            problem = ending.problem,
-            duration_us = micros(took),
-            attempt = self.attempt,
-            replayed = ending.first.is_some(),
-            original_correlation_id = ending.first.as_ref().map(|first| first.correlation_id.as_str()),
-            queue_wait_ms = self.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
-            "{subject}"
-        );
-    }
-
-    /// Everything that is decided before the body is read: deadline, caller, access, header syntax.
-    fn context(
-        &self,
-        operation: &Description,
-        map: Option<&HeaderMap>,
-        verifier: &Verifier,
-    ) -> Result<Context, Problem> {
-        let remaining = self.remaining(map, operation.deadline)?;
-        if remaining.is_zero() {
-            return Err(Problem::new(
-                ProblemType::DeadlineExceeded,
-                "the request arrived after its deadline",
-            ));
-        }
-        let precondition = |name| match headers::single(map, name)? {
-            Some(value) => Precondition::parse(value).map(Some).ok_or_else(|| malformed(name)),
-            None => Ok(None),
-        };
-        let authorization = headers::single(map, headers::AUTHORIZATION)?;
-        let (access, repeat) = (operation.access, operation.repeat);
-        let principal = verifier.authorize(access, repeat, authorization, self.now, self.received)?;
-        Ok(Context {
-            ids: self.ids.clone(),
-            now: self.now,
-            deadline: self.received + remaining,
-            write: None,
-            if_match: precondition(headers::IF_MATCH)?,
-            if_none_match: precondition(headers::IF_NONE_MATCH)?,
-            principal,
-            client_network: headers::single(map, headers::CLIENT_NETWORK)?.and_then(ClientNetwork::parse),
-        })
-    }
-
-    /// The time the caller still waits: the least of the operation's limit, the budget, and what is
-    /// left until the absolute deadline. A sender's clock that runs ahead is not believed; one that
-    /// seems to run behind is, because a message that waited somewhere looks the same.
-    fn remaining(&self, map: Option<&HeaderMap>, limit: Duration) -> Result<Duration, Problem> {
-        let number = |name| match headers::single(map, name)? {
-            None => Ok(None),
-            Some(text) => text.parse::<i64>().ok().filter(|number| *number >= 0).map(Some).ok_or_else(|| {
-                Problem::new(
-                    ProblemType::MalformedRequest,
-                    format!("the header {name} is not a number of milliseconds"),
-                )
-            }),
-        };
-        let millis = |millis: i64| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
-        let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        let mut remaining = limit;
-        if let Some(budget) = number(headers::BUDGET)? {
-            remaining = remaining.min(millis(budget));
-        }
-        if let Some(deadline) = number(headers::DEADLINE)? {
-            let left = deadline.saturating_sub(self.now.unix_millis());
-            if left <= limit_ms.saturating_add(MAX_CLOCK_SKEW_MS) {
-                remaining = remaining.min(millis(left));
-            }
-        }
-        Ok(remaining)
-    }
-
-    /// Turns a result into the reply's headers and body, and tells its status.
-    fn reply(&self, result: Result<Answer, Problem>, max_payload: usize) -> (OutgoingReply, u16) {
-        let result = match result {
-            Ok(answer) if answer.body.len() + HEADER_ALLOWANCE > max_payload => Err(Problem::new(
-                ProblemType::ReplyTooLarge,
-                "the answer is larger than the broker carries; ask for a smaller page",
-            )),
-            other => other,
-        };
-        let mut map = HeaderMap::new();
-        headers::set(&mut map, headers::CORRELATION_ID, self.ids.correlation_id.as_str());
-        match result {
-            Ok(answer) => {
-                if answer.status < 400 {
-                    headers::set(&mut map, headers::STATUS, &answer.status.to_string());
-                } else {
-                    set_failure(&mut map, answer.status, &summary(&answer.body));
-                }
-                if let Some(etag) = answer.etag {
-                    headers::set(&mut map, headers::ETAG, &etag.to_string());
-                }
-                if let Some(location) = &answer.location {
-                    headers::set(&mut map, headers::LOCATION, location);
-                }
-                if let Some(first) = &answer.first {
-                    headers::set(&mut map, headers::REPLAYED, "true");
-                    headers::set(&mut map, headers::ORIGINAL_CORRELATION_ID, first.correlation_id.as_str());
-                }
-                (OutgoingReply { headers: map, body: answer.body }, answer.status)
-            }
-            Err(problem) => {
-                let status = problem.kind.status();
-                set_failure(&mut map, status, &format!("{}: {}", problem.kind.title(), problem.detail));
-                if problem.proves_nothing_ran() {
-                    headers::set(&mut map, headers::EXECUTED, "false");
-                }
-                if let Some(seconds) = problem.retry_after {
-                    headers::set(&mut map, headers::RETRY_AFTER, &seconds.to_string());
-                }
-                let body = problem.body(&self.ids).to_json();
-                (OutgoingReply { headers: map, body: body.into() }, status)
-            }
-        }
-    }
-}
-
-fn set_failure(map: &mut HeaderMap, status: u16, summary: &str) {
-    headers::set(map, headers::ERROR_CODE, &status.to_string());
-    headers::set(map, headers::ERROR, summary);
-    headers::set(map, headers::CONTENT_TYPE, PROBLEM_JSON);
-}
-
-/// A kept refusal in one line.
-fn summary(body: &[u8]) -> String {
-    let problem = serde_json::from_slice::<ProblemBody>(body).ok();
-    problem.map(|problem| format!("{}: {}", problem.title, problem.detail)).unwrap_or_default()
 }

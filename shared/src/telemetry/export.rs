@@ -3,19 +3,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use opentelemetry::baggage::BaggageExt;
-use opentelemetry::trace::{Link, Span as _, SpanKind, TraceContextExt, TraceId};
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
-    BatchSpanProcessor, Config, Sampler, SamplingResult, SdkTracerProvider, ShouldSample, Span, SpanData,
-    SpanExporter, SpanProcessor,
+    Config, Sampler, SamplingResult, SdkTracerProvider, ShouldSample, SpanData, SpanExporter,
 };
 use opentelemetry_semantic_conventions::resource as key;
 
-use super::span::{CORRELATION_ID, FromClient, SERVICE, Service};
+use super::span::{SERVICE, Scope};
 
 /// Makes spans of `services`, and sends them to the collector that is configured. Without one, spans have ids and
 /// nothing else.
@@ -41,10 +39,7 @@ pub(super) fn tracer_provider(
     let exporters = services.iter().map(|service| exporter(*service)).collect::<Result<_, _>>()?;
     // Read from `OTEL_TRACES_SAMPLER` by the SDK.
     let configured = Config::default().sampler;
-    Ok(provider
-        .with_sampler(UnlessClient(configured))
-        .with_span_processor(FromContext(BatchSpanProcessor::builder(ByService(exporters)).build()))
-        .build())
+    Ok(provider.with_sampler(UnlessClient(configured)).with_batch_exporter(ByService(exporters)).build())
 }
 
 /// What is said of `service`: unless `OTEL_SERVICE_NAME` says otherwise, it has its own name.
@@ -81,7 +76,8 @@ impl ShouldSample for UnlessClient {
     ) -> SamplingResult {
         // Contexts are inherited; only of the first span the parent is somebody else's.
         let is_clients = |context: &&Context| {
-            context.get::<FromClient>().is_some() && context.span().span_context().is_remote()
+            context.get::<Scope>().is_some_and(|scope| scope.from_client)
+                && context.span().span_context().is_remote()
         };
         let trusted = parent.filter(|context| !is_clients(context));
         let mut result = self.0.should_sample(trusted, trace_id, name, kind, attributes, links);
@@ -90,35 +86,6 @@ impl ShouldSample for UnlessClient {
             result.trace_state = parent.span().span_context().trace_state().clone();
         }
         result
-    }
-}
-
-/// Gives each span what its context holds, and passes it on. To a second processor beside this one the SDK would give
-/// a copy of every span.
-#[derive(Debug)]
-struct FromContext(BatchSpanProcessor);
-
-impl SpanProcessor for FromContext {
-    fn on_start(&self, span: &mut Span, context: &Context) {
-        if let Some(id) = context.baggage().get(CORRELATION_ID) {
-            span.set_attribute(KeyValue::new(CORRELATION_ID, id.clone()));
-        }
-        if let Some(Service(service)) = context.get() {
-            span.set_attribute(KeyValue::new(SERVICE, *service));
-        }
-        self.0.on_start(span, context);
-    }
-
-    fn on_end(&self, span: SpanData) {
-        self.0.on_end(span);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
     }
 }
 
@@ -161,7 +128,7 @@ mod tests {
         let parent = SpanContext::new(TraceId::from(7), SpanId::from(7), flags, remote, TraceState::NONE);
         let mut context = Context::new().with_remote_span_context(parent);
         if from_client {
-            context = context.with_value(FromClient);
+            context = context.with_value(Scope { service: "gateway", correlation_id: None, from_client });
         }
         let sampler = UnlessClient(Box::new(sampler));
         let result = sampler.should_sample(Some(&context), TraceId::from(7), "", &SpanKind::Server, &[], &[]);

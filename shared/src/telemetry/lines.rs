@@ -1,135 +1,175 @@
 //! Log lines: JSON on stdout, readable on a terminal, every line of a request with its ids.
 
-use std::fmt::{self, Write};
-use std::io::IsTerminal;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 use std::str::FromStr;
 
-use opentelemetry::baggage::BaggageExt;
-use opentelemetry::trace::TraceContextExt;
-use serde_json::Value;
+use opentelemetry::trace::{Status, TraceContextExt};
+use opentelemetry::{Context, KeyValue};
 use tokio::time::Instant;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer;
 
 use super::noise::Limited;
-use super::span::{self, CORRELATION_ID};
+use super::span::{CORRELATION_ID, Scope};
 use crate::contract::Timestamp;
 
 /// What is written when `RUST_LOG` says nothing.
 const USUAL: &str = "info,async_nats=warn,sqlx=warn,hyper=warn,opentelemetry=warn";
 
-/// Writes lines. `RUST_LOG` filters events by target and level. Spans it does not touch: of those that are exported a
-/// line needs no field, and of the others none must be lost for want of noise.
-pub(super) fn layer<S>() -> impl Layer<S>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    let usual = || Targets::from_str(USUAL).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
-    let wanted = wanted.and_then(|text| Targets::from_str(&text).ok()).unwrap_or_else(usual);
-    let format = if std::io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
-    let lines = tracing_subscriber::fmt::layer().event_format(Line { format, limited: Limited::default() });
-    let loudest = wanted.iter().map(|(_, level)| level).chain(wanted.default_level()).max();
-    let is_wanted = move |metadata: &Metadata<'_>| {
-        if metadata.is_span() {
-            metadata.target() != span::TARGET && *metadata.level() <= Level::INFO
-        } else {
-            wanted.would_enable(metadata.target(), metadata.level())
-        }
-    };
-    let loudest = loudest.unwrap_or(LevelFilter::INFO).max(LevelFilter::INFO);
-    SpanFields.and_then(lines.with_filter(filter_fn(is_wanted).with_max_level_hint(loudest)))
-}
+/// Whose warnings belong on a span: what the SDK says of its own must not give rise to more that is sent.
+const OURS: [&str; 6] = ["shared", "database", "gateway", "auth_worker", "events_worker", "eventboard"];
 
-/// Fields of spans that every line below them repeats, as JSON values.
-#[derive(Debug, Default)]
-struct Inherited(Vec<(&'static str, Value)>);
-
-/// Keeps each span's fields where the formatter finds them. Of spans that are exported, lines hold the ids only.
-struct SpanFields;
-
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanFields {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if attributes.metadata().target() != span::TARGET
-            && let Some(span) = context.span(id)
-        {
-            let mut fields = Inherited::default();
-            attributes.record(&mut fields);
-            span.extensions_mut().insert(fields);
-        }
-    }
-}
-
-impl Visit for Inherited {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.push((field.name(), Value::String(format!("{value:?}"))));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.push((field.name(), Value::from(value)));
-    }
-}
-
-/// The fields of a line, written one after the other as they come.
-struct Fields {
+/// What becomes of each event: a line, if `RUST_LOG` asks for it, and from a warning on an event on the span that it
+/// belongs to, whatever `RUST_LOG` says. Spans of `tracing` are nobody's: ours are made elsewhere ([`super::span`]).
+pub(super) struct Lines {
+    /// Which events are written; `None` when none is.
+    wanted: Option<Targets>,
     format: Format,
-    message: Option<String>,
-    text: String,
+    limited: Limited,
 }
 
-impl Fields {
-    fn name(&mut self, name: &str) {
-        // Nothing can fail: it is written into memory.
-        let _ = match self.format {
-            Format::Json => write!(self.text, ",\"{name}\":"),
-            Format::Pretty => write!(self.text, " {name}="),
-        };
+impl Lines {
+    /// As `RUST_LOG` says, if lines are `written` at all.
+    pub(super) fn new(written: bool) -> Self {
+        let text = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+        let usual = || Targets::from_str(USUAL).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+        let wanted = text.and_then(|text| Targets::from_str(&text).ok()).unwrap_or_else(usual);
+        let format = if io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
+        Self { wanted: written.then_some(wanted), format, limited: Limited::default() }
     }
 
-    fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
-        match self.format {
-            Format::Json => self.text.push_str(&json(value)),
-            Format::Pretty => self.text.push_str(value),
+    fn is_written(&self, metadata: &Metadata<'_>) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.would_enable(metadata.target(), metadata.level()))
+    }
+}
+
+/// Whether an event with this metadata is put on the span it belongs to.
+fn is_put_on_span(metadata: &Metadata<'_>) -> bool {
+    let krate = metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= Level::WARN && OURS.contains(&krate)
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>, _: layer::Context<'_, S>) -> bool {
+        metadata.is_event() && (self.is_written(metadata) || is_put_on_span(metadata))
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let levels = |wanted: &Targets| {
+            let levels = wanted.iter().map(|(_, level)| level).chain(wanted.default_level());
+            levels.max().unwrap_or(LevelFilter::OFF)
+        };
+        Some(self.wanted.as_ref().map_or(LevelFilter::OFF, levels).max(LevelFilter::WARN))
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
+        let metadata = event.metadata();
+        if is_put_on_span(metadata) {
+            put_on_span(event);
+        }
+        if self.is_written(metadata) && self.limited.admits(metadata, Instant::now()) {
+            // Whoever was to read it may be gone, and there is nobody else to tell.
+            let _ = io::stdout().lock().write_all(line(event, self.format, Timestamp::now()).as_bytes());
         }
     }
+}
 
-    fn plain(&mut self, name: &str, value: impl fmt::Display) {
-        self.name(name);
-        let _ = write!(self.text, "{value}");
-    }
-
-    /// The ids of the request that the line belongs to, from the context that travels with it.
-    fn ids(&mut self) {
-        opentelemetry::Context::map_current(|context| {
-            if let Some(id) = context.baggage().get(CORRELATION_ID) {
-                self.text(CORRELATION_ID, id.as_str());
-            }
-            let span = context.span();
-            let span = span.span_context();
-            if span.is_valid() {
-                self.text("trace_id", &span.trace_id().to_string());
-                self.text("span_id", &span.span_id().to_string());
-            }
-        });
+/// Puts an event on the span that runs.
+fn put_on_span(event: &Event<'_>) {
+    let context = Context::current();
+    let span = context.span();
+    if span.is_recording() {
+        let level = *event.metadata().level();
+        let mut said = Said(String::new(), vec![KeyValue::new("level", level.as_str())]);
+        event.record(&mut said);
+        if level == Level::ERROR {
+            span.set_status(Status::error(said.0.clone()));
+        }
+        span.add_event(said.0, said.1);
     }
 }
 
-impl Visit for Fields {
+/// An event's message, and its fields as attributes.
+struct Said(String, Vec<KeyValue>);
+
+impl Visit for Said {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.record_str(field, &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            self.message = Some(value.to_owned());
+            value.clone_into(&mut self.0);
+        } else {
+            self.1.push(KeyValue::new(field.name(), value.to_owned()));
+        }
+    }
+}
+
+/// The fields of a line, written one after the other as they come.
+struct Fields {
+    format: Format,
+    message: String,
+    text: String,
+}
+
+impl Fields {
+    fn name(&mut self, name: &str) {
+        match self.format {
+            Format::Json => self.text.extend([",\"", name, "\":"]),
+            Format::Pretty => self.text.extend([" ", name, "="]),
+        }
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        match self.format {
+            Format::Json => json(&mut self.text, value),
+            Format::Pretty => self.text.push_str(value),
+        }
+    }
+
+    fn plain(&mut self, name: &str, value: impl fmt::Display) {
+        self.name(name);
+        // Nothing can fail: it is written into memory.
+        let _ = write!(self.text, "{value}");
+    }
+
+    /// The ids of the request that the line belongs to, from the context that travels with it.
+    fn ids(&mut self, context: &Context, scope: Option<&Scope>) {
+        if let Some(id) = scope.and_then(|scope| scope.correlation_id.as_ref()) {
+            self.text(CORRELATION_ID, id.as_str());
+        }
+        let span = context.span();
+        let span = span.span_context();
+        if span.is_valid() {
+            let (trace_id, span_id) = (span.trace_id(), span.span_id());
+            let _ = match self.format {
+                Format::Json => {
+                    write!(self.text, r#","trace_id":"{trace_id}","span_id":"{span_id}""#)
+                }
+                Format::Pretty => write!(self.text, " trace_id={trace_id} span_id={span_id}"),
+            };
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            let _ = write!(self.message, "{value:?}");
+        } else {
+            self.text(field.name(), &format!("{value:?}"));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.message.push_str(value);
         } else {
             self.text(field.name(), value);
         }
@@ -148,75 +188,57 @@ impl Visit for Fields {
     }
 }
 
-/// A text as JSON.
-fn json(text: &str) -> String {
-    // Serialising a text into memory has no way to fail.
-    serde_json::to_string(text).unwrap_or_default()
+/// Writes a text as JSON.
+fn json(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        out.extend(["\"", text, "\""]);
+    } else {
+        // Serialising a text into memory has no way to fail.
+        out.push_str(&serde_json::to_string(text).unwrap_or_default());
+    }
 }
 
 /// How a line is written.
-#[derive(Debug)]
-struct Line {
-    format: Format,
-    limited: Limited,
-}
-
 #[derive(Debug, Clone, Copy)]
 enum Format {
     Json,
     Pretty,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut out: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let metadata = event.metadata();
-        if !self.limited.admits(metadata, Instant::now()) {
-            return Ok(());
-        }
-        let mut fields = Fields { format: self.format, message: None, text: String::with_capacity(256) };
-        let mut service = None;
-        for span in context.event_scope().into_iter().flatten() {
-            for (name, value) in span.extensions().get::<Inherited>().into_iter().flat_map(|of| &of.0) {
-                match value.as_str() {
-                    Some(text) if *name == "service" => service = Some(text.to_owned()),
-                    // The event knows better.
-                    _ if metadata.fields().field(name).is_some() => {}
-                    Some(text) => fields.text(name, text),
-                    None => fields.plain(name, value),
-                }
-            }
-        }
-        fields.ids();
-        event.record(&mut fields);
+/// The line of an event, with what the running context says of whose it is.
+fn line(event: &Event<'_>, format: Format, time: Timestamp) -> String {
+    let metadata = event.metadata();
+    let mut fields = Fields { format, message: String::new(), text: String::with_capacity(512) };
+    let service = Context::map_current(|context| {
+        let scope = context.get::<Scope>();
+        fields.ids(context, scope);
+        scope.map(|scope| scope.service)
+    });
+    event.record(&mut fields);
+    let Fields { mut message, text, .. } = fields;
+    if message.is_empty() {
         // Libraries name some of their events and say nothing else.
-        let message = fields.message.as_deref().unwrap_or_else(|| metadata.name());
-        let (level, time, text) = (metadata.level(), Timestamp::now(), &fields.text);
-        match self.format {
-            Format::Json => {
-                // The members people look for first come first.
-                let (message, target) = (json(message), metadata.target());
-                write!(
-                    out,
-                    r#"{{"time":"{time}","level":"{level}","message":{message},"target":"{target}""#
-                )?;
-                if let Some(service) = service.filter(|_| metadata.fields().field("service").is_none()) {
-                    write!(out, r#","service":{}"#, json(&service))?;
-                }
-                writeln!(out, "{text}}}")
-            }
-            Format::Pretty => {
-                let service = service.as_deref().unwrap_or("-");
-                writeln!(out, "{time} {level:>5} {service:<13} {message}{text}")
-            }
-        }
+        metadata.name().clone_into(&mut message);
     }
+    let (level, target) = (metadata.level(), metadata.target());
+    let mut line = String::with_capacity(192 + message.len() + text.len());
+    // Nothing can fail: it is written into memory.
+    let _ = match format {
+        Format::Json => {
+            // The members people look for first come first.
+            let _ = write!(line, r#"{{"time":"{time}","level":"{level}","message":"#);
+            json(&mut line, &message);
+            line.extend([",\"target\":\"", target, "\""]);
+            // The event knows better.
+            if let Some(service) = service.filter(|_| metadata.fields().field("service").is_none()) {
+                line.extend([",\"service\":\"", service, "\""]);
+            }
+            writeln!(line, "{text}}}")
+        }
+        Format::Pretty => {
+            let service = service.unwrap_or("-");
+            writeln!(line, "{time} {level:>5} {service:<13} {message}{text}")
+        }
+    };
+    line
 }
