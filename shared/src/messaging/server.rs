@@ -202,7 +202,7 @@ impl<H: Send + Sync + 'static> Server<H> {
             let operation = &work.endpoints[index].description;
             let (arrival, span) = Arrival::read(&message, operation, work.worker, received, Timestamp::now());
             let answer = async {
-                let result = match permit {
+                let result = match &permit {
                     Ok(_) => work.process(index, &arrival, &message).await,
                     Err(_) => {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
@@ -212,16 +212,17 @@ impl<H: Send + Sync + 'static> Server<H> {
                 let failure = (reply.status >= 400).then(|| reply.status.to_string());
                 instance.count(index, received.elapsed(), failure);
                 arrival.account(operation.subject, &reply, &span);
-                // Before the reply is on its way: to who looks at the trace, the work lies within the request that
-                // waits for it.
-                span.end();
-                crash_point!("before-reply");
-                if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
-                    tracing::warn!(%error, "could not send a reply");
-                }
-                drop(permit);
+                reply
             };
-            answer.in_span(span.clone()).await;
+            let reply = answer.in_span(span.clone()).await;
+            // It ends before the reply is on its way: to who looks at the trace, the work lies within the request that
+            // waits for it. A write in overtime keeps it until its end.
+            drop(span);
+            crash_point!("before-reply");
+            if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
+                tracing::warn!(correlation_id = %arrival.ids.correlation_id, %error, "could not send a reply");
+            }
+            drop(permit);
         };
         self.work.under_way.spawn(answered.in_current_span());
     }

@@ -20,7 +20,8 @@ use crate::contract::Timestamp;
 /// What is written when `RUST_LOG` says nothing.
 const USUAL: &str = "info,async_nats=warn,sqlx=warn,hyper=warn,opentelemetry=warn";
 
-/// Whose warnings belong on a span: what the SDK says of its own must not give rise to more that is sent.
+/// Whose warnings belong on a span. What the SDK says of its own must not give rise to more that is sent; it also says
+/// it while it holds the span.
 const OURS: [&str; 6] = ["shared", "database", "gateway", "auth_worker", "events_worker", "eventboard"];
 
 /// What becomes of each event: a line, if `RUST_LOG` asks for it, and from a warning on an event on the span that it
@@ -55,7 +56,7 @@ fn is_put_on_span(metadata: &Metadata<'_>) -> bool {
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn enabled(&self, metadata: &Metadata<'_>, _: layer::Context<'_, S>) -> bool {
-        metadata.is_event() && (self.is_written(metadata) || is_put_on_span(metadata))
+        !metadata.is_span() && (self.is_written(metadata) || is_put_on_span(metadata))
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -71,9 +72,12 @@ impl<S: Subscriber> Layer<S> for Lines {
         if is_put_on_span(metadata) {
             put_on_span(event);
         }
-        if self.is_written(metadata) && self.limited.admits(metadata, Instant::now()) {
+        // Of what libraries say through `log`, the target is known to `enabled` only.
+        let is_written = metadata.target() == "log" || self.is_written(metadata);
+        if is_written && self.limited.admits(metadata, Instant::now()) {
+            let line = line(event, self.format, Timestamp::now());
             // Whoever was to read it may be gone, and there is nobody else to tell.
-            let _ = io::stdout().lock().write_all(line(event, self.format, Timestamp::now()).as_bytes());
+            let _ = io::stdout().write_all(line.as_bytes());
         }
     }
 }
@@ -83,11 +87,12 @@ fn put_on_span(event: &Event<'_>) {
     let context = Context::current();
     let span = context.span();
     if span.is_recording() {
-        let level = *event.metadata().level();
-        let mut said = Said(String::new(), vec![KeyValue::new("level", level.as_str())]);
+        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        let attributes = vec![KeyValue::new("level", level.as_str()), KeyValue::new("target", target)];
+        let mut said = Said(String::new(), attributes);
         event.record(&mut said);
         if level == Level::ERROR {
-            span.set_status(Status::error(said.0.clone()));
+            span.set_status(Status::error(""));
         }
         span.add_event(said.0, said.1);
     }
@@ -107,6 +112,14 @@ impl Visit for Said {
         } else {
             self.1.push(KeyValue::new(field.name(), value.to_owned()));
         }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.1.push(KeyValue::new(field.name(), value));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.1.push(KeyValue::new(field.name(), value));
     }
 }
 
@@ -241,4 +254,97 @@ fn line(event: &Event<'_>, format: Format, time: Timestamp) -> String {
         }
     };
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::CorrelationId;
+    use crate::telemetry::span::{self, InSpan};
+    use serde_json::{Value, json};
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex};
+    use tracing_subscriber::layer::SubscriberExt;
+
+    /// Keeps the lines of what is logged.
+    struct Kept(Format, Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Kept {
+        fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
+            self.1.lock().unwrap().push(line(event, self.0, Timestamp::now()));
+        }
+    }
+
+    /// The lines of what `log` logs.
+    fn lines(format: Format, log: impl FnOnce()) -> Vec<String> {
+        let kept: Arc<Mutex<Vec<String>>> = Arc::default();
+        let subscriber = tracing_subscriber::registry().with(Kept(format, Arc::clone(&kept)));
+        tracing::subscriber::with_default(subscriber, log);
+        Arc::into_inner(kept).unwrap().into_inner().unwrap()
+    }
+
+    #[test]
+    fn whatever_is_said_is_one_line_of_json() {
+        let odd = "a \"quoted\" \\ line\nand \u{7f} the \u{1b}[31m next ÿ \u{2028}";
+        let written = lines(Format::Json, || {
+            tracing::info!(odd, debug = ?odd, count = 3_u64, below = -3, yes = true, half = 0.5, "{odd}");
+            tracing::event!(name: "a name alone", target: "library", Level::WARN, error = %odd);
+            tracing::warn!(service = "another", "knows better");
+        });
+        assert_eq!(written.len(), 3);
+        assert!(written.iter().all(|line| line.ends_with('\n') && line.lines().count() == 1), "{written:?}");
+        let read: Vec<Value> = written.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let expected = json!({
+            "time": read[0]["time"], "level": "INFO", "target": "shared::telemetry::lines::tests", "message": odd,
+            "odd": odd, "debug": format!("{odd:?}"), "count": 3, "below": -3, "yes": true, "half": "0.5",
+        });
+        assert_eq!(read[0], expected);
+        assert_eq!((&read[1]["message"], &read[1]["target"]), (&json!("a name alone"), &json!("library")));
+        assert_eq!((&read[1]["error"], &read[2]["service"]), (&json!(odd), &json!("another")));
+        assert_eq!(written[2].matches("service").count(), 1);
+    }
+
+    #[test]
+    fn lines_of_a_request_have_its_ids_in_both_formats() {
+        let id = CorrelationId::parse("some-request").unwrap();
+        let span = span::http_request("gateway", &id, &HashMap::new(), "GET", "/", None);
+        let ids = span.ids();
+        let say =
+            || futures_util::FutureExt::now_or_never(async { tracing::info!("said") }.in_span(span.clone()));
+        let read: Value = serde_json::from_str(&lines(Format::Json, || say().unwrap())[0]).unwrap();
+        assert_eq!((&read["correlation_id"], &read["service"]), (&json!("some-request"), &json!("gateway")));
+        assert_eq!(read["trace_id"], ids.trace_id.to_string());
+        assert_eq!(read["span_id"], ids.span_id.to_string());
+        let text = &lines(Format::Pretty, || say().unwrap())[0];
+        let expected = format!(
+            "gateway       said correlation_id=some-request trace_id={} span_id={}\n",
+            ids.trace_id, ids.span_id
+        );
+        assert!(text.ends_with(&expected), "{text}");
+    }
+
+    #[test]
+    fn what_is_written_is_asked_for_and_what_is_ours_and_bad_is_let_through() {
+        let lines = |written: bool, text: &str| Lines {
+            wanted: written.then(|| Targets::from_str(text).unwrap()),
+            format: Format::Json,
+            limited: Limited::default(),
+        };
+        let passed = |lines: Lines| {
+            let subscriber = tracing_subscriber::registry().with(lines);
+            tracing::subscriber::with_default(subscriber, || {
+                [
+                    tracing::enabled!(target: "library", Level::INFO),
+                    tracing::enabled!(target: "library", Level::ERROR),
+                    tracing::enabled!(target: "gateway::edge", Level::INFO),
+                    tracing::enabled!(target: "gateway::edge", Level::WARN),
+                    tracing::enabled!(target: "gateway::edge", Level::TRACE),
+                ]
+            })
+        };
+        assert_eq!(passed(lines(true, "info,library=warn")), [false, true, true, true, false]);
+        assert_eq!(passed(lines(true, "off")), [false, false, false, true, false]);
+        assert_eq!(passed(lines(true, "gateway=trace")), [false, false, true, true, true]);
+        assert_eq!(passed(lines(false, "trace")), [false, false, false, true, false]);
+    }
 }

@@ -31,6 +31,9 @@ pub(super) const SERVICE: &str = "eventboard.service";
 /// The header of W3C Baggage.
 const BAGGAGE: &str = "baggage";
 
+/// As many attributes as most spans have at their end.
+const ATTRIBUTES: usize = 12;
+
 /// Makes the spans of this process.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
@@ -57,7 +60,7 @@ pub(super) struct Scope {
     pub(super) from_client: bool,
 }
 
-/// A span, with the context in which runs what it stands for. It ends when it is told to, or with its last clone.
+/// A span, with the context in which runs what it stands for. It ends with its last clone.
 #[derive(Debug, Clone)]
 pub struct Span(Context);
 
@@ -78,15 +81,18 @@ impl Span {
     where
         A: IntoIterator<Item = KeyValue>,
     {
-        let builder = SpanBuilder::from_name(name).with_kind(kind).with_links(links);
+        // With room for what is said later, too: growing step by step is a good part of what a span costs.
+        let room = Vec::with_capacity(ATTRIBUTES);
+        let builder = SpanBuilder::from_name(name).with_kind(kind).with_links(links).with_attributes(room);
         let mut span = tracer().build_with_context(builder, parent);
         if span.is_recording() {
-            span.set_attributes(attributes());
+            // The first ones: there may be a limit to how many are kept.
             if let Some(scope) = parent.get::<Scope>() {
                 span.set_attribute(KeyValue::new(SERVICE, scope.service));
                 let id = scope.correlation_id.as_ref();
                 span.set_attributes(id.map(|id| KeyValue::new(CORRELATION_ID, id.shared())));
             }
+            span.set_attributes(attributes());
         }
         Self(parent.with_span(span))
     }
@@ -111,12 +117,7 @@ impl Span {
 
     /// Its ids.
     pub fn ids(&self) -> TraceContext {
-        TraceContext::of(self.0.span().span_context())
-    }
-
-    /// Ends it now, while what it stands for goes on.
-    pub fn end(&self) {
-        self.0.span().end();
+        TraceContext::of(self.span().span_context())
     }
 
     fn span(&self) -> SpanRef<'_> {
@@ -138,8 +139,10 @@ pin_project! {
     impl<F> PinnedDrop for Spanned<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _attached = this.span.0.clone().attach();
-            this.future.set(None);
+            if this.future.is_some() {
+                let _attached = this.span.0.clone().attach();
+                this.future.set(None);
+            }
         }
     }
 }
@@ -148,10 +151,15 @@ impl<F: Future> Future for Spanned<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, waker: &mut task::Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
+        let mut this = self.project();
         let _attached = this.span.0.clone().attach();
         // Who polls it after its end waits for ever.
-        this.future.as_pin_mut().map_or(Poll::Pending, |future| future.poll(waker))
+        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
+        let polled = future.poll(waker);
+        if polled.is_ready() {
+            this.future.set(None);
+        }
+        polled
     }
 }
 
