@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::harness::broker::password;
 use crate::harness::compose::{Compose, Service};
 use crate::harness::process::{failing_worker, program};
 use crate::harness::system::event;
@@ -138,14 +137,9 @@ async fn wherever_a_worker_dies_a_repeated_write_has_one_effect(database: Databa
 }
 
 /// A connection to the broker as people have it.
-async fn ops(compose: &Compose) -> async_nats::Client {
-    let options = async_nats::ConnectOptions::with_user_and_password("ops".to_owned(), password("ops"));
-    options.custom_inbox_prefix("_INBOX_ops").connect(compose.broker.url()).await.unwrap()
-}
-
 /// Records in the bucket of leases.
 async fn claims(compose: &Compose) -> u64 {
-    let stream = async_nats::jetstream::new(ops(compose).await).get_stream("KV_idempotency").await;
+    let stream = async_nats::jetstream::new(compose.nats("ops").await).get_stream("KV_idempotency").await;
     stream.map_or(0, |stream| stream.cached_info().state.messages)
 }
 
@@ -157,7 +151,7 @@ async fn a_caller_that_stops_waiting_does_not_stop_a_commit(database: Database) 
     let _worker = stage.failing_worker("commit-stalls=return").await;
     // Behind the worker's own cleaning, which holds SQLite's only writer for as long.
     assert_eq!(create(client, http, token, "patient").await.0, 201);
-    let nats = ops(compose).await;
+    let nats = compose.nats("ops").await;
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Authorization", format!("Bearer {token}").as_str());
     headers.insert("Idempotency-Key", "impatient");

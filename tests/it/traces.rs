@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::harness::collector::{Collector, Span};
 use crate::harness::eventually;
-use crate::harness::process::Runner;
+use crate::harness::process::{Runner, failing_worker};
 use crate::harness::stack::{Stack, timed};
 use crate::harness::system::event;
 use crate::harness::walkthrough::Visitor;
@@ -201,6 +201,50 @@ async fn a_clients_trace_goes_on_and_its_flag_decides_nothing() {
         assert!(spans.iter().all(|span| !span.failed), "{spans:?}");
         assert_eq!(one(&spans, names[2]).attribute("eventboard.problem"), "not-found");
     }
+}
+
+/// However long the reply takes to be sent: the work lies within the request that waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_messages_span_ends_before_its_reply_is_sent() {
+    let collector = Collector::start().await;
+    let mut settings = settings(&collector);
+    let stack = Stack::start(&settings).await;
+    settings.push(("FAILPOINTS", "before-reply=sleep(400)".to_owned()));
+    let slow = failing_worker("events-worker").await;
+    let _worker = stack.compose.up_as("events-worker", &slow, &settings).await;
+    let answer = timed(stack.look_up().header("X-Correlation-ID", "reply-later")).await;
+    assert_eq!(answer.status, 404, "{answer:?}");
+    let spans = collector.request("reply-later", &["GET /events/{id}", "process events.get"]).await;
+    let (root, process) = (one(&spans, "GET /events/{id}"), one(&spans, "process events.get"));
+    let after = Duration::from_nanos(root.ended.saturating_sub(process.ended));
+    assert!(after >= Duration::from_millis(400), "{after:?} after the worker's span");
+}
+
+/// What is done, and said, after the deadline of a write belongs to it as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_in_overtime_keeps_its_span() {
+    let collector = Collector::start().await;
+    let mut settings = settings(&collector);
+    let stack = Stack::start(&settings).await;
+    // Its own commits at the start need not stall.
+    settings.push(("EVENTBOARD_DEMO", "false".to_owned()));
+    settings.push(("FAILPOINTS", "commit-stalls=return".to_owned()));
+    let slow = failing_worker("events-worker").await;
+    let _worker = stack.compose.up_as("events-worker", &slow, &settings).await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Authorization", format!("Bearer {}", stack.token).as_str());
+    headers.insert("Idempotency-Key", "overtime");
+    headers.insert("X-Correlation-ID", "overtime");
+    headers.insert("X-Budget-Ms", "700");
+    let nats = stack.compose.nats("ops").await;
+    let create = event("Overtime").to_string();
+    let reply = nats.request_with_headers("events.create", headers, create.into()).await.unwrap();
+    assert_eq!(reply.headers.unwrap().get("Nats-Service-Error-Code").unwrap().as_str(), "504");
+    let spans = collector.request("overtime", &["process events.create", "COMMIT"]).await;
+    let (process, commit) = (one(&spans, "process events.create"), one(&spans, "COMMIT"));
+    assert_eq!((process.attribute("eventboard.reply.status"), process.failed), ("504", true));
+    assert_eq!((commit.parent.as_str(), commit.failed), (process.id.as_str(), false));
+    assert!(process.ended >= commit.ended, "{process:?} {commit:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
