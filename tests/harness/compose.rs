@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::broker;
 use super::postgres::Postgres;
-use super::process::{Process, program};
+use super::process::{Process, failing_worker, program};
 
 /// The composition, and the servers its services need.
 pub struct Compose {
@@ -98,6 +98,13 @@ impl Compose {
         let process = Process::start(program, &[], environment.clone());
         process.ready_line().await;
         Service { process, environment }
+    }
+
+    /// Starts the worker `service` that fails where `failpoints` say, as [`Compose::up_as`] does.
+    pub async fn up_failing(&self, service: &str, failpoints: &str, more: &[(&str, String)]) -> Service {
+        let mut more = more.to_vec();
+        more.push(("FAILPOINTS", failpoints.to_owned()));
+        self.up_as(service, &failing_worker(service).await, &more).await
     }
 
     async fn spawn(&self, service: &str) -> Service {

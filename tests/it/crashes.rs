@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::harness::compose::{Compose, Service};
-use crate::harness::process::{failing_worker, program};
+use crate::harness::process::program;
 use crate::harness::system::event;
 use crate::harness::walkthrough::Visitor;
 use crate::harness::{Database, eventually, on_both_databases};
@@ -66,9 +66,7 @@ impl Stage {
 
     /// A worker that fails where `failpoints` say.
     async fn failing_worker(&self, failpoints: &str) -> Service {
-        let mut settings = self.settings.clone();
-        settings.push(("FAILPOINTS", failpoints.to_owned()));
-        self.compose.up_as("events-worker", &failing_worker("events-worker").await, &settings).await
+        self.compose.up_failing("events-worker", failpoints, &self.settings).await
     }
 }
 
@@ -222,9 +220,7 @@ async fn a_refresh_whose_worker_dies_before_it_answers_is_given_the_same_success
     let credentials = json!({ "email": "user@acme.com", "password": "Password123!" });
     let (_, first) = post("/auth/login", credentials).await;
     assert!(worker.down().await);
-    let failpoint = [("FAILPOINTS", "before-reply=return".to_owned())];
-    let failing = failing_worker("auth-worker").await;
-    let mut dying = compose.up_as("auth-worker", &failing, &failpoint).await;
+    let mut dying = compose.up_failing("auth-worker", "before-reply=return", &[]).await;
     let lost =
         client.post(format!("{http}/auth/refresh")).json(&json!({ "refreshToken": first["refreshToken"] }));
     let lost = tokio::spawn(lost.send());

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::harness::compose::Compose;
 use crate::harness::eventually;
-use crate::harness::process::{Process, failing_worker, program};
+use crate::harness::process::{Process, program};
 use crate::harness::proxy::{Proxy, Weather};
 use crate::harness::stack::{Stack, Timed, median, timed};
 
@@ -324,14 +324,7 @@ async fn what_is_still_under_way_is_waited_for_whatever_else_is_tried() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_before_its_reply_costs_a_wait_and_no_mark_of_a_replay() {
     let stack = Stack::start(&[]).await;
-    let dying = stack
-        .compose
-        .up_as(
-            "events-worker",
-            &failing_worker("events-worker").await,
-            &[("FAILPOINTS", "before-reply=return".to_owned())],
-        )
-        .await;
+    let dying = stack.compose.up_failing("events-worker", "before-reply=return", &[]).await;
     // The first message ends the one worker that there is; whoever is there by the time it is sent again
     // finds the answer that was kept.
     let create = stack.create("Kept").header("Idempotency-Key", "dies");

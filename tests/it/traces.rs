@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::harness::collector::{Collector, Span};
 use crate::harness::eventually;
-use crate::harness::process::{Runner, failing_worker};
+use crate::harness::process::Runner;
 use crate::harness::stack::{Stack, timed};
 use crate::harness::system::event;
 use crate::harness::walkthrough::Visitor;
@@ -207,11 +207,9 @@ async fn a_clients_trace_goes_on_and_its_flag_decides_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_messages_span_ends_before_its_reply_is_sent() {
     let collector = Collector::start().await;
-    let mut settings = settings(&collector);
+    let settings = settings(&collector);
     let stack = Stack::start(&settings).await;
-    settings.push(("FAILPOINTS", "before-reply=sleep(400)".to_owned()));
-    let slow = failing_worker("events-worker").await;
-    let _worker = stack.compose.up_as("events-worker", &slow, &settings).await;
+    let _worker = stack.compose.up_failing("events-worker", "before-reply=sleep(400)", &settings).await;
     let answer = timed(stack.look_up().header("X-Correlation-ID", "reply-later")).await;
     assert_eq!(answer.status, 404, "{answer:?}");
     let spans = collector.request("reply-later", &["GET /events/{id}", "process events.get"]).await;
@@ -228,9 +226,7 @@ async fn a_write_in_overtime_keeps_its_span() {
     let stack = Stack::start(&settings).await;
     // Its own commits at the start need not stall.
     settings.push(("EVENTBOARD_DEMO", "false".to_owned()));
-    settings.push(("FAILPOINTS", "commit-stalls=return".to_owned()));
-    let slow = failing_worker("events-worker").await;
-    let _worker = stack.compose.up_as("events-worker", &slow, &settings).await;
+    let _worker = stack.compose.up_failing("events-worker", "commit-stalls=return", &settings).await;
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Authorization", format!("Bearer {}", stack.token).as_str());
     headers.insert("Idempotency-Key", "overtime");

@@ -58,8 +58,8 @@ impl Arrival {
     }
 
     /// Says in the span, the metrics and the one line per message how it was answered.
-    pub(super) fn account(&self, subject: &'static str, reply: &OutgoingReply, span: &Span) {
-        let (status, problem, took) = (reply.status, reply.problem, self.received.elapsed());
+    pub(super) fn account(&self, subject: &'static str, reply: &OutgoingReply, took: Duration, span: &Span) {
+        let (status, problem) = (reply.status, reply.problem);
         span::reply(span, status, problem);
         if let Some(first) = &reply.first {
             span::replayed(span, first);

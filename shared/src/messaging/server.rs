@@ -210,8 +210,9 @@ impl<H: Send + Sync + 'static> Server<H> {
                 };
                 let reply = OutgoingReply::new(&arrival.ids, result, client.server_info().max_payload);
                 let failure = (reply.status >= 400).then(|| reply.status.to_string());
-                instance.count(index, received.elapsed(), failure);
-                arrival.account(operation.subject, &reply, &span);
+                let took = received.elapsed();
+                instance.count(index, took, failure);
+                arrival.account(operation.subject, &reply, took, &span);
                 reply
             };
             let reply = answer.in_span(span.clone()).await;

@@ -24,9 +24,8 @@ pub(super) fn tracer_provider(
     services: &[&'static str],
     sent: bool,
 ) -> Result<SdkTracerProvider, ExporterBuildError> {
-    let provider = SdkTracerProvider::builder();
     if !sent {
-        return Ok(provider.with_sampler(Sampler::AlwaysOff).build());
+        return Ok(unsent());
     }
     let exporter = |service| {
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
@@ -39,7 +38,13 @@ pub(super) fn tracer_provider(
     let exporters = services.iter().map(|service| exporter(*service)).collect::<Result<_, _>>()?;
     // Read from `OTEL_TRACES_SAMPLER` by the SDK.
     let configured = Config::default().sampler;
-    Ok(provider.with_sampler(UnlessClient(configured)).with_batch_exporter(ByService(exporters)).build())
+    let provider = SdkTracerProvider::builder().with_sampler(UnlessClient(configured));
+    Ok(provider.with_batch_exporter(ByService(exporters)).build())
+}
+
+/// Makes spans that have ids and nothing else.
+pub(super) fn unsent() -> SdkTracerProvider {
+    SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build()
 }
 
 /// What is said of `service`: unless `OTEL_SERVICE_NAME` says otherwise, it has its own name.

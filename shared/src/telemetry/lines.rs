@@ -50,8 +50,8 @@ impl Lines {
 
 /// Whether an event with this metadata is put on the span it belongs to.
 fn is_put_on_span(metadata: &Metadata<'_>) -> bool {
-    let krate = metadata.target().split("::").next().unwrap_or_default();
-    *metadata.level() <= Level::WARN && OURS.contains(&krate)
+    let krate = || metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= Level::WARN && OURS.contains(&krate())
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -69,12 +69,13 @@ impl<S: Subscriber> Layer<S> for Lines {
 
     fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
         let metadata = event.metadata();
-        if is_put_on_span(metadata) {
+        let also_on_span = is_put_on_span(metadata);
+        if also_on_span {
             put_on_span(event);
         }
-        // Of what libraries say through `log`, the target is known to `enabled` only.
-        let is_written = metadata.target() == "log" || self.is_written(metadata);
-        if is_written && self.limited.admits(metadata, Instant::now()) {
+        // Whatever else has passed `enabled` is to be written. It is not asked again: of what libraries say through
+        // `log`, only `enabled` is told the target.
+        if (!also_on_span || self.is_written(metadata)) && self.limited.admits(metadata, Instant::now()) {
             let line = line(event, self.format, Timestamp::now());
             // Whoever was to read it may be gone, and there is nobody else to tell.
             let _ = io::stdout().write_all(line.as_bytes());

@@ -15,21 +15,19 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use opentelemetry_semantic_conventions::attribute as key;
 use pin_project_lite::pin_project;
 
-use super::propagators;
+use super::{export, propagators};
 use crate::contract::{CorrelationId, RequestIds, TraceContext};
+use crate::messaging::headers;
 
 /// What a request is found by: in baggage, on every span, in every log line.
 pub(super) const CORRELATION_ID: &str = "correlation_id";
 
 /// Whose span it is: on its way to the exporter, which makes it the resource's `service.name`.
 pub(super) const SERVICE: &str = "eventboard.service";
-
-/// The header of W3C Baggage.
-const BAGGAGE: &str = "baggage";
 
 /// As many attributes as most spans have at their end.
 const ATTRIBUTES: usize = 12;
@@ -39,14 +37,16 @@ static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
 /// Has `provider` make the spans of this process from now on, unless another one does already.
 pub(super) fn made_by(provider: &SdkTracerProvider) {
-    let _ = TRACER.set(provider.tracer("eventboard"));
+    let _ = TRACER.set(tracer_of(provider));
 }
 
 /// Where nothing was started, as in a test, spans have ids and nothing else.
 fn tracer() -> &'static SdkTracer {
-    TRACER.get_or_init(|| {
-        SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build().tracer("eventboard")
-    })
+    TRACER.get_or_init(|| tracer_of(&export::unsent()))
+}
+
+fn tracer_of(provider: &SdkTracerProvider) -> SdkTracer {
+    provider.tracer("eventboard")
 }
 
 /// What a context carries besides its span.
@@ -344,17 +344,17 @@ fn set(span: &Span, name: &'static str, value: impl Into<opentelemetry::Value>) 
 }
 
 /// Puts the context of the running request into the headers of a message.
-pub fn inject(headers: &mut dyn Injector) {
+pub fn inject(message: &mut dyn Injector) {
     Context::map_current(|context| {
         if propagators().trace_context {
-            TraceContextPropagator::new().inject_context(context, headers);
+            TraceContextPropagator::new().inject_context(context, message);
         }
         let id = context.get::<Scope>().and_then(|scope| scope.correlation_id.as_ref());
         if propagators().baggage
             && let Some(id) = id
         {
             // Nothing in it needs to be encoded.
-            headers.set(BAGGAGE, format!("{CORRELATION_ID}={id}"));
+            message.set(headers::BAGGAGE, format!("{CORRELATION_ID}={id}"));
         }
     });
 }
