@@ -7,7 +7,7 @@ mod sqlite;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use database::StoreError;
+use database::{PingError, StoreError};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
@@ -33,7 +33,7 @@ const TOKENS_SECONDS: i64 = REVOCATION_SECONDS + 30;
 #[async_trait]
 pub trait AuthStore: Send + Sync + 'static {
     /// Asks the database for an answer, whatever it is.
-    async fn ping(&self) -> Result<(), StoreError>;
+    async fn ping(&self) -> Result<(), PingError>;
 
     /// Creates a user, founding or joining an organisation, together with a first session.
     async fn create_account(

@@ -1,5 +1,6 @@
 //! Opens the workers' databases, migrates them, and says what a failed statement means.
 
+mod connection;
 mod measurements;
 mod places;
 mod postgres;
@@ -56,6 +57,9 @@ pub enum StoreError {
     /// The database cannot be reached, or took too long; the transaction is undone.
     #[error("the database cannot be reached: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// A transaction could not begin in time, because the database is locked or does not answer; nothing was done.
+    #[error("a transaction could not begin in time")]
+    NotBegun,
     /// The deadline passed before the change was committed; the transaction is undone.
     #[error("the deadline passed before the change was committed")]
     Expired,
@@ -72,6 +76,9 @@ pub enum StoreError {
     #[error("a row holds an unknown {0}")]
     UnknownValue(&'static str),
 }
+
+/// SQLite's code of a disk without room.
+const FULL: &str = "13";
 
 /// What a database's own error code says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +110,38 @@ fn classify(code: &str) -> Code {
         Ok(code) if matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14) => Code::Unusable,
         _ => Code::Other,
     }
+}
+
+/// Whether a connection may go on after this error, once its transaction is undone. Only after what is known to
+/// say something about a statement, a row, a lock or the server's room: a new connection costs milliseconds, one
+/// that cannot do its work fails every request it is given to.
+pub(crate) fn leaves_usable(error: &sqlx::Error) -> bool {
+    use sqlx::Error as E;
+    match error {
+        E::Database(error) => error.code().is_some_and(|code| is_harmless(&code)),
+        // What became of a value or a row, on our side.
+        E::RowNotFound
+        | E::TypeNotFound { .. }
+        | E::ColumnIndexOutOfBounds { .. }
+        | E::ColumnNotFound(_)
+        | E::ColumnDecode { .. }
+        | E::Encode(_)
+        | E::Decode(_) => true,
+        _ => false,
+    }
+}
+
+fn is_harmless(code: &str) -> bool {
+    if code.len() == 5 {
+        // Data, constraints, a failed transaction, its rollback, syntax and access rules, what is missing or in use;
+        // query_canceled and lock_not_available.
+        // What a server says of its own state is not among them: 25006 that it takes no writes, 57P01 that it ends.
+        let classes = ["0A", "21", "22", "23", "40", "42", "44", "53", "54", "55", "P0"];
+        return classes.iter().any(|class| code.starts_with(class)) || matches!(code, "25P02" | "57014");
+    }
+    // BUSY, LOCKED, TOOBIG, CONSTRAINT and MISMATCH. After FULL or IOERR, SQLite has undone the transaction by
+    // itself, which its driver does not notice.
+    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 18 | 19 | 20))
 }
 
 /// Invalid authorization, or no such database.
@@ -137,12 +176,17 @@ impl From<sqlx::Error> for StoreError {
 }
 
 impl StoreError {
-    /// What a failed commit means: undone when two transactions collided, otherwise unknown.
+    /// What a failed commit means: undone when two transactions collided or SQLite had no room for it, otherwise
+    /// unknown.
     pub(crate) fn commit(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        let had_no_room = code.is_some_and(|code| code == FULL);
         match Self::from(error) {
+            // What marks a transaction in the log as committed is written last.
+            Self::Unavailable(error) if had_no_room => Self::Unavailable(error),
             Self::Collision(error) => Self::Collision(error),
             Self::Unavailable(error) | Self::Commit(error) | Self::Defect(error) => Self::Commit(error),
-            other @ (Self::Busy | Self::Expired | Self::UnknownValue(_)) => other,
+            other @ (Self::Busy | Self::NotBegun | Self::Expired | Self::UnknownValue(_)) => other,
         }
     }
 }
@@ -150,7 +194,7 @@ impl StoreError {
 impl<E> From<StoreError> for Failure<E> {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::NotBegun => {
                 tracing::warn!(%error, "the database is unavailable");
                 Self::StoreUnavailable
             }
@@ -166,9 +210,39 @@ impl<E> From<StoreError> for Failure<E> {
     }
 }
 
+/// Why a database does not pass its health check. Shown to everybody: without the reason, which may name what is
+/// not public.
+#[derive(Debug, thiserror::Error)]
+pub enum PingError {
+    /// It does not answer.
+    #[error("cannot be reached")]
+    Unreachable(#[source] StoreError),
+    /// It answers, and takes no changes.
+    #[error("cannot be written")]
+    NotWritable(#[source] Option<StoreError>),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_kept_after_what_says_nothing_about_them() {
+        for code in
+            ["23505", "40001", "40P01", "57014", "55P03", "25P02", "22021", "53100", "5", "261", "2067"]
+        {
+            assert!(is_harmless(code), "{code}");
+        }
+        for code in ["25006", "57P01", "57P02", "57P03", "25P03", "08006", "58030", "XX000", "26000"] {
+            assert!(!is_harmless(code), "{code}");
+        }
+        for code in ["13", "10", "778", "8", "11", "14", "26", "1", "7", "x"] {
+            assert!(!is_harmless(code), "{code}");
+        }
+        assert!(leaves_usable(&sqlx::Error::RowNotFound));
+        assert!(!leaves_usable(&sqlx::Error::InvalidSavePointStatement));
+        assert!(!leaves_usable(&sqlx::Error::WorkerCrashed));
+    }
 
     #[test]
     fn codes_say_whether_to_try_again() {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Database;
-use sqlx::pool::{Pool, PoolConnection};
+use sqlx::{Database, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::connection::{Connection, Suspicion};
 use crate::measurements::{PoolName, Used};
 use crate::{Statements, StoreError};
 
@@ -23,6 +23,7 @@ pub(crate) const FOR_PINGS: u32 = 1;
 pub(crate) struct Places {
     free: Arc<Semaphore>,
     pool: PoolName,
+    pub(crate) suspicion: Suspicion,
 }
 
 /// A place that somebody has.
@@ -35,7 +36,7 @@ impl Places {
     pub(crate) fn new(pool: &'static str, connections: u32) -> Self {
         let (pool, free) = (PoolName(pool), usize::try_from(connections).unwrap_or(usize::MAX));
         pool.holds(connections);
-        Self { free: Arc::new(Semaphore::new(free)), pool }
+        Self { free: Arc::new(Semaphore::new(free)), pool, suspicion: Suspicion::default() }
     }
 
     /// Waits for a place, first come, first served.
@@ -58,19 +59,19 @@ impl Places {
     /// A connection for statements that stand alone.
     pub(crate) async fn connect<DB: Database>(&self, pool: &Pool<DB>) -> Result<Lease<DB>, StoreError> {
         let place = self.take(None).await?;
-        Ok(Lease { connection: pool.acquire().await?, _place: place })
+        Ok(Lease { connection: Connection::acquire(pool, &self.suspicion).await?, _place: place })
     }
 }
 
 /// A connection, for as long as this is held.
 pub struct Lease<DB: Database> {
-    connection: PoolConnection<DB>,
+    connection: Connection<DB>,
     _place: Place,
 }
 
 impl<DB: Database> Lease<DB> {
     /// The connection, for a statement.
     pub fn statements(&mut self) -> Statements<'_, DB> {
-        Statements::new(&mut *self.connection)
+        self.connection.statements()
     }
 }

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgPool};
+use sqlx::pool::PoolConnectionMetadata;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, PgPool, SqlSafeStr};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::connection::{Connection, Suspicion};
 use crate::places::{FOR_PINGS, Places};
-use crate::{BoundedTransaction, Lease, OpenError, StoreError, is_refusal, tolerate_newer};
+use crate::{BoundedTransaction, Lease, OpenError, PingError, StoreError, is_refusal, tolerate_newer};
 
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,27 +24,44 @@ const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// Before the first connection is tried again while the server is not up.
 const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
+/// Whether the server takes no writes: a standby, as a former primary becomes one, or one that was set so.
+const TAKES_NO_WRITES: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
+
 /// Whether policies bind the user.
 const IS_EXEMPT: &str = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user";
 
 /// For which organisation a transaction changes rows.
 const ACTING_ORGANIZATION: &str = "eventboard.organization_id";
 
-/// What every connection is set to, whatever the server's defaults.
-const SESSION: [(&str, &str); 4] = [
-    // Look-ups by key, outside transactions: no operation that makes one has longer.
-    ("statement_timeout", "5s"),
-    // A worker that was stopped half way must not hold its locks for ever.
-    ("idle_in_transaction_session_timeout", "15s"),
-    ("timezone", "UTC"),
-    ("client_encoding", "UTF8"),
-];
+/// What every connection is set to, whatever the server's defaults: a limit for look-ups by key outside of
+/// transactions, none of whose operations has longer, and one for the locks of a worker that was stopped half
+/// way. By statement, not at start-up: PgBouncer refuses start-up parameters that it does not know.
+const SESSION: &str = "SET statement_timeout = '5s'; SET idle_in_transaction_session_timeout = '15s'";
 
 /// An open Postgres database. Cloning shares its connections.
 #[derive(Debug, Clone)]
 pub struct Postgres {
     pool: PgPool,
     places: Places,
+}
+
+/// Whether a connection may be used that was idle until now.
+async fn is_usable(
+    connection: &mut PgConnection,
+    meta: PoolConnectionMetadata,
+    suspicion: &Suspicion,
+) -> Result<bool, sqlx::Error> {
+    if suspicion.covers(meta.age) {
+        return takes_writes(connection).await;
+    }
+    if meta.idle_for > TRUSTED_IDLE_TIME {
+        connection.ping().await?;
+    }
+    Ok(true)
+}
+
+async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    Ok(!sqlx::query_scalar::<_, bool>(TAKES_NO_WRITES).fetch_one(connection).await?)
 }
 
 impl Postgres {
@@ -82,18 +101,18 @@ impl Postgres {
             );
         }
         migrating.close().await;
+        let places = Places::new("all", connections);
         let pool = PgPoolOptions::new()
             .max_connections(connections + FOR_PINGS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .max_lifetime(MAX_LIFETIME)
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > TRUSTED_IDLE_TIME {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
+            .before_acquire({
+                let suspicion = places.suspicion.clone();
+                move |connection, meta| {
+                    let suspicion = suspicion.clone();
+                    Box::pin(async move { is_usable(connection, meta, &suspicion).await })
+                }
             })
             .after_release(|connection, _| {
                 Box::pin(async move {
@@ -102,17 +121,29 @@ impl Postgres {
                     answer.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
                 })
             })
-            .connect_lazy_with(options.options(SESSION));
-        Ok(Self { pool, places: Places::new("all", connections) })
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) })
+            })
+            .connect_lazy_with(options);
+        Ok(Self { pool, places })
     }
 
-    /// Asks the server for an answer.
+    /// Asks the server whether it takes writes.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn ping(&self) -> Result<(), StoreError> {
+    /// [`PingError`].
+    pub async fn ping(&self) -> Result<(), PingError> {
+        let unreachable = |error: sqlx::Error| PingError::Unreachable(error.into());
         // Past those who wait for a place: that there are many says nothing about the server.
-        Ok(self.pool.acquire().await?.ping().await?)
+        let mut connection =
+            Connection::acquire(&self.pool, &self.places.suspicion).await.map_err(unreachable)?;
+        let read_only =
+            sqlx::query_scalar::<_, bool>(TAKES_NO_WRITES).fetch_one(connection.statements()).await;
+        if read_only.map_err(unreachable)? {
+            connection.close();
+            return Err(PingError::NotWritable(None));
+        }
+        Ok(())
     }
 
     /// A connection for a single look-up by key.
@@ -170,8 +201,8 @@ impl Postgres {
         let remaining = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
         // One round trip; nothing but numbers and ids is put into the text.
         let statement = format!("{begin}; SET LOCAL statement_timeout = {remaining}");
-        BoundedTransaction::begin(&self.places, self.pool.begin_with(AssertSqlSafe(statement)), deadline)
-            .await
+        let statement = AssertSqlSafe(statement).into_sql_str();
+        BoundedTransaction::begin(&self.places, &self.pool, statement, deadline).await
     }
 }
 

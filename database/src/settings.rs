@@ -28,6 +28,9 @@ pub struct DatabaseSettings {
     /// Connections to Postgres this process may use at once
     #[arg(long, env = "EVENTBOARD_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
+    /// Prepared statements kept per connection to Postgres; 0 keeps none, as PgBouncer before 1.21 needs it
+    #[arg(long, env = "EVENTBOARD_DATABASE_STATEMENT_CACHE", default_value_t = 100)]
+    pub database_statement_cache: usize,
 }
 
 /// Where a database is.
@@ -52,6 +55,7 @@ impl DatabaseSettings {
             database_password: None,
             database_password_file: None,
             database_connections: 10,
+            database_statement_cache: 100,
         }
     }
 
@@ -61,11 +65,17 @@ impl DatabaseSettings {
     /// [`UnknownDatabase`].
     pub fn resolve(&self, default: &Path) -> Result<DatabaseUrl, UnknownDatabase> {
         let Some(url) = &self.database_url else { return Ok(DatabaseUrl::Sqlite(default.to_owned())) };
-        match (url.expose_secret().parse()?, self.password()) {
-            (DatabaseUrl::Postgres(options), Some(password)) => {
-                Ok(DatabaseUrl::Postgres(Box::new(options.password(password.expose_secret()))))
+        match url.expose_secret().parse()? {
+            DatabaseUrl::Postgres(mut options) => {
+                if let Some(password) = self.password() {
+                    *options = options.password(password.expose_secret());
+                }
+                // No number here has fractions, and PgBouncer refuses a start-up parameter that it does not know.
+                *options =
+                    options.extra_float_digits(None).statement_cache_capacity(self.database_statement_cache);
+                Ok(DatabaseUrl::Postgres(options))
             }
-            (url, _) => Ok(url),
+            url => Ok(url),
         }
     }
 

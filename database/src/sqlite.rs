@@ -1,20 +1,29 @@
 //! SQLite as the embedded database: write-ahead log, one writer, several readers.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::SqlitePool;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{SqlSafeStr, SqlitePool};
 use tokio::time::Instant;
 
 use crate::places::{FOR_PINGS, Places};
-use crate::{BoundedTransaction, Lease, OpenError, StoreError, tolerate_newer};
+use crate::transaction::BEGIN_TIMEOUT;
+use crate::{BoundedTransaction, Lease, OpenError, PingError, StoreError, tolerate_newer};
 
 /// Connections for reading; they never wait for the writer.
 const READERS: u32 = 4;
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a statement waits for a lock that another process holds: within the time a transaction has to begin.
+const BUSY_TIMEOUT: Duration = BEGIN_TIMEOUT.saturating_sub(Duration::from_millis(200));
+/// How often a health check writes while the last one succeeded. Each costs a page and a sync of the log.
+const WRITE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the health check may wait for its turn to write.
+const WRITE_CHECK_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// An open SQLite file. Cloning shares its connections.
 #[derive(Debug, Clone)]
@@ -23,6 +32,27 @@ pub struct Sqlite {
     readers: SqlitePool,
     write_places: Places,
     read_places: Places,
+    written: Arc<WriteChecks>,
+}
+
+/// What the health checks have found about writing.
+#[derive(Debug, Default)]
+struct WriteChecks {
+    last: Mutex<Option<Instant>>,
+    failing: AtomicBool,
+}
+
+impl WriteChecks {
+    /// Whether it is time to write again; notes that it is done.
+    fn are_due(&self, now: Instant) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = self.failing.load(Ordering::Relaxed)
+            || last.is_none_or(|last| now.duration_since(last) >= WRITE_CHECK_INTERVAL);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
 }
 
 impl Sqlite {
@@ -42,14 +72,14 @@ impl Sqlite {
             // What was acknowledged survives a power cut, not only a killed process.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(ACQUIRE_TIMEOUT);
+            .busy_timeout(BUSY_TIMEOUT);
         let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
         let writer = pool(1).connect_with(options.clone()).await?;
         tolerate_newer(&mut migrations);
         migrations.run(&writer).await?;
         let readers = pool(READERS + FOR_PINGS).connect_lazy_with(options.read_only(true));
         let (write_places, read_places) = (Places::new("write", 1), Places::new("read", READERS));
-        Ok(Self { writer, readers, write_places, read_places })
+        Ok(Self { writer, readers, write_places, read_places, written: Arc::default() })
     }
 
     /// A connection for statements that only read.
@@ -66,17 +96,40 @@ impl Sqlite {
     /// # Errors
     /// [`StoreError`].
     pub async fn begin(&self, deadline: Instant) -> Result<BoundedTransaction<sqlx::Sqlite>, StoreError> {
-        BoundedTransaction::begin(&self.write_places, self.writer.begin_with("BEGIN IMMEDIATE"), deadline)
-            .await
+        let begin = "BEGIN IMMEDIATE".into_sql_str();
+        BoundedTransaction::begin(&self.write_places, &self.writer, begin, deadline).await
     }
 
-    /// Reads nothing, to see that the file can be read.
+    /// Whether the file can be read, and every few seconds, whether it can be written: a full disk shows itself
+    /// only to those who write.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn ping(&self) -> Result<(), StoreError> {
+    /// [`PingError`].
+    pub async fn ping(&self) -> Result<(), PingError> {
         // Counts the schema's objects: a constant would not touch the file.
-        sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&self.readers).await?;
-        Ok(())
+        let count = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&self.readers).await;
+        count.map_err(|error| PingError::Unreachable(error.into()))?;
+        if !self.written.are_due(Instant::now()) {
+            return Ok(());
+        }
+        match self.write_nothing().await {
+            // There is no room among those who write: the file can be written, then.
+            Ok(()) | Err(StoreError::Busy) => {
+                self.written.failing.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                self.written.failing.store(true, Ordering::Relaxed);
+                Err(PingError::NotWritable(Some(error)))
+            }
+        }
+    }
+
+    /// Commits a page that is what it was.
+    async fn write_nothing(&self) -> Result<(), StoreError> {
+        let mut transaction = self.begin(Instant::now() + WRITE_CHECK_TIMEOUT).await?;
+        // A number that SQLite keeps for its users, who have no use for it here.
+        sqlx::query("PRAGMA user_version = 1").execute(transaction.statements()).await?;
+        transaction.commit().await
     }
 }

@@ -8,19 +8,24 @@ use futures_util::stream::{self, BoxStream};
 use sqlx::error::BoxDynError;
 use sqlx::{Database, Describe, Either, Error, Execute, Executor, SqlStr};
 
+use crate::leaves_usable;
 use crate::measurements::Measured;
 
 /// A connection, for the statements that are run on it. It is the only way to one.
-pub struct Statements<'c, DB: Database>(&'c mut DB::Connection);
+pub struct Statements<'c, DB: Database> {
+    connection: &'c mut DB::Connection,
+    /// Set by an error after which the connection must not be used any more.
+    unusable: &'c mut bool,
+}
 
 impl<'c, DB: Database> Statements<'c, DB> {
-    pub(crate) fn new(connection: &'c mut DB::Connection) -> Self {
-        Self(connection)
+    pub(crate) fn new(connection: &'c mut DB::Connection, unusable: &'c mut bool) -> Self {
+        Self { connection, unusable }
     }
 
     /// The same connection, for one statement of several.
     pub fn reborrow(&mut self) -> Statements<'_, DB> {
-        Statements(self.0)
+        Statements { connection: self.connection, unusable: self.unusable }
     }
 }
 
@@ -85,11 +90,15 @@ where
         match Seen::of(query) {
             Ok(seen) => {
                 let mut measured = seen.measure();
-                let results = self.0.fetch_many(seen);
+                let Self { connection, unusable } = self;
+                let results = connection.fetch_many(seen);
                 let see = move |result: &Result<Either<_, _>, Error>| match result {
                     Ok(Either::Right(_)) => measured.returned_row(),
                     Ok(Either::Left(_)) => measured.succeeded(),
-                    Err(error) => measured.failed(error),
+                    Err(error) => {
+                        measured.failed(error);
+                        *unusable |= !leaves_usable(error);
+                    }
                 };
                 results.inspect(see).boxed()
             }
@@ -105,11 +114,14 @@ where
         Box::pin(async move {
             let seen = Seen::of(query)?;
             let mut measured = seen.measure();
-            let result = self.0.fetch_optional(seen).await;
+            let result = self.connection.fetch_optional(seen).await;
             match &result {
                 Ok(Some(_)) => measured.returned_row(),
                 Ok(None) => measured.succeeded(),
-                Err(error) => measured.failed(error),
+                Err(error) => {
+                    measured.failed(error);
+                    *self.unusable |= !leaves_usable(error);
+                }
             }
             result
         })
@@ -123,13 +135,13 @@ where
     where
         'c: 'e,
     {
-        self.0.prepare_with(text, parameters)
+        self.connection.prepare_with(text, parameters)
     }
 
     fn describe<'e>(self, text: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, Error>>
     where
         'c: 'e,
     {
-        self.0.describe(text)
+        self.connection.describe(text)
     }
 }

@@ -1,47 +1,66 @@
-//! A transaction that is not committed once nobody waits for it any more.
+//! A transaction that is not committed once its caller's time is over.
+
+use std::time::Duration;
 
 use shared::stall_point;
-use sqlx::{Database, Transaction};
+use sqlx::{Database, Pool, SqlStr};
 use tokio::time::Instant;
 
+use crate::connection::Connection;
 use crate::measurements::Measured;
 use crate::places::{Place, Places};
 use crate::{Statements, StoreError};
 
+/// How long a transaction may take to begin: a database that another process has locked does not become free by
+/// waiting, and the caller is told while there is time to do something else.
+pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is left of the caller's time when nothing has begun, for that answer to arrive.
+const REPLY_MARGIN: Duration = Duration::from_millis(150);
+
 /// A transaction with a deadline. Dropping it undoes it.
 pub struct BoundedTransaction<DB: Database> {
-    transaction: Transaction<'static, DB>,
+    connection: Connection<DB>,
     deadline: Instant,
     _place: Place,
 }
 
 impl<DB: Database> BoundedTransaction<DB> {
-    /// Waits for a place and for `begun` until `deadline`.
+    /// Waits for a place and for the transaction to begin, a second at most and never until `deadline` itself.
     pub(crate) async fn begin(
         places: &Places,
-        begun: impl Future<Output = Result<Transaction<'static, DB>, sqlx::Error>>,
+        pool: &Pool<DB>,
+        statement: SqlStr,
         deadline: Instant,
     ) -> Result<Self, StoreError> {
-        let place = places.take(Some(deadline)).await;
+        let now = Instant::now();
+        let remaining = deadline.saturating_duration_since(now);
+        let give_up = now + (remaining - REPLY_MARGIN.min(remaining / 4));
+        let place = places.take(Some(give_up)).await;
         // Not even begun, when it is late already: a timeout polls what it limits at least once.
         if Instant::now() >= deadline {
             return Err(StoreError::Expired);
         }
         let place = place?;
         let mut measured = Measured::transaction::<DB>("BEGIN");
-        let begun = tokio::time::timeout_at(deadline, begun).await.map_err(|_| StoreError::Expired)?;
-        let transaction = begun.inspect_err(|error| measured.failed(error))?;
+        let begin = async {
+            let mut connection = Connection::acquire(pool, &places.suspicion).await?;
+            connection.begin(statement).await?;
+            Ok(connection)
+        };
+        let begun = tokio::time::timeout_at(give_up.min(Instant::now() + BEGIN_TIMEOUT), begin).await;
+        let begun = begun.map_err(|_| StoreError::NotBegun)?;
+        let connection = begun.inspect_err(|error| measured.failed(error))?;
         measured.succeeded();
-        Ok(Self { transaction, deadline, _place: place })
+        Ok(Self { connection, deadline, _place: place })
     }
 
     /// The connection, for a statement.
     pub fn statements(&mut self) -> Statements<'_, DB> {
-        Statements::new(&mut *self.transaction)
+        self.connection.statements()
     }
 
-    /// Commits, unless the deadline has passed: whoever asked has been told that it took too long, and may
-    /// do something else meanwhile.
+    /// Commits, unless the deadline has passed: the caller has been told that it took too long, and may do
+    /// something else meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Expired`], with everything undone; otherwise as [`StoreError::commit`].
@@ -51,7 +70,7 @@ impl<DB: Database> BoundedTransaction<DB> {
         }
         let mut measured = Measured::transaction::<DB>("COMMIT");
         stall_point!("commit-stalls");
-        let committed = self.transaction.commit().await.inspect_err(|error| measured.failed(error));
+        let committed = self.connection.commit().await.inspect_err(|error| measured.failed(error));
         if committed.is_ok() {
             measured.succeeded();
         }

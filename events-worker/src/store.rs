@@ -8,7 +8,7 @@ mod rows;
 mod sqlite;
 
 use async_trait::async_trait;
-use database::StoreError;
+use database::{PingError, StoreError};
 use shared::contract::auth::{OrganizationId, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, SortBy, SortOrder};
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
@@ -23,7 +23,7 @@ pub use sqlite::SqliteEventStore;
 #[async_trait]
 pub trait EventStore: Send + Sync + 'static {
     /// Asks the database for an answer, whatever it is.
-    async fn ping(&self) -> Result<(), StoreError>;
+    async fn ping(&self) -> Result<(), PingError>;
 
     /// Begins a change to what belongs to `organization`. Dropping the transaction undoes it.
     async fn begin(

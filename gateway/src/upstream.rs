@@ -202,7 +202,7 @@ impl Upstream {
                     next = None;
                     if made == 0 || self.may_repeat(service, operation, made, reason) {
                         made += 1;
-                        under_way.push(self.attempt(gate, operation, call, made, payload.clone(), patience));
+                        under_way.push(self.attempt(gate, operation, call, made, payload.clone()));
                         next = (made < ATTEMPTS).then(|| Instant::now().checked_add(patience)).flatten();
                     }
                 }
@@ -267,7 +267,6 @@ impl Upstream {
         call: &Call,
         number: u32,
         payload: Bytes,
-        patience: Duration,
     ) -> Attempt {
         if !self.has_link(call.deadline).await {
             return Attempt::Away;
@@ -277,14 +276,11 @@ impl Upstream {
             Err(wait) => return Attempt::Rejected(wait),
         };
         let mut calling = std::pin::pin!(self.caller.call(operation, call, number, payload));
-        let result = match tokio::time::timeout(patience, &mut calling).await {
+        let slow_after = retry::slow_after(operation.deadline, operation.repeat);
+        let result = match tokio::time::timeout(slow_after, &mut calling).await {
             Ok(result) => result,
             Err(_) => {
-                // Another attempt may be made beside this one, which has failed as far as the breaker goes,
-                // unless it was the client who gave it little time.
-                if patience >= retry::patience(operation.deadline).mul_f64(0.9) {
-                    admitted.settle(Some(Signal::Failure));
-                }
+                admitted.settle(Some(Signal::Failure));
                 calling.await
             }
         };

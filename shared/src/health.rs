@@ -107,16 +107,18 @@ impl Health {
         }
     }
 
-    /// Looks at the database again and again. What is wrong is told without the reason, which may name what is
-    /// nobody else's business: `/health` is public.
-    pub async fn watch_database<E: std::fmt::Display, F>(&self, ping: impl Fn() -> F) -> !
+    /// Checks the database once a second. `/health` is public: what `ping` fails with is shown there, its source
+    /// only in the log.
+    pub async fn watch_database<E: std::error::Error, F>(&self, ping: impl Fn() -> F) -> !
     where
         F: Future<Output = Result<(), E>>,
     {
         let look = || async {
-            let answer =
-                ping().await.inspect_err(|error| tracing::debug!(%error, "no answer from the database"));
-            answer.map(|()| None).map_err(|_| "cannot be reached")
+            let answer = ping().await.inspect_err(|error| {
+                let source = error.source().map(ToString::to_string);
+                tracing::debug!(%error, source, "the database does not pass its check");
+            });
+            answer.map(|()| None)
         };
         self.watch("database", look).await
     }

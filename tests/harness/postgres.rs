@@ -70,36 +70,44 @@ impl Postgres {
 
     async fn initialized(arguments: &[&str], password_file: Option<&Path>) -> Self {
         let binaries = binaries().await;
-        let directory = tempfile::Builder::new()
-            .prefix("eventboard-postgres-")
-            .tempdir()
-            .expect("a temporary directory")
-            .keep();
+        let directory = new_directory();
         let mut initdb = Command::new(binaries.join("initdb"));
         initdb.args(arguments).args(["--username=postgres", "--no-sync"]);
         if let Some(file) = password_file {
             // The server's user may not be allowed to read the original.
             let copy = directory.join("password");
             std::fs::copy(file, &copy).expect("the password is copied");
+            chown(&copy, user(), user()).expect("the copy is handed over");
             initdb.arg("--pwfile").arg(copy);
         }
-        chown(&directory, user(), user()).expect("the directory is handed over");
-        initdb.arg("-D").arg(directory.join("data")).current_dir("/").kill_on_drop(true);
-        if let Some(user) = user() {
-            initdb.uid(user).gid(user);
-        }
-        let output = initdb.stdin(Stdio::null()).output().await.expect("initdb runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        run(initdb.arg("-D").arg(directory.join("data"))).await;
         let sockets = format!("unix_socket_directories = '{}'\n", directory.display());
         append(&directory.join("data/postgresql.conf"), &(SETTINGS.to_owned() + &sockets));
+        let server = Self::serving(binaries, directory).await;
+        let role = format!("CREATE ROLE {WORKER} LOGIN NOSUPERUSER NOBYPASSRLS");
+        sqlx::query(AssertSqlSafe(role)).execute(&mut server.connect().await).await.expect("a role");
+        server
+    }
+
+    /// Starts a hot standby of this server, which follows it.
+    pub async fn standby(&self) -> Self {
+        let directory = new_directory();
+        let source = format!("host={} port={} user=postgres", self.directory.display(), self.port);
+        let mut backup = Command::new(self.binaries.join("pg_basebackup"));
+        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", &source]);
+        run(backup.arg("-D").arg(directory.join("data"))).await;
+        let sockets = format!("unix_socket_directories = '{}'\n", directory.display());
+        append(&directory.join("data/postgresql.conf"), &sockets);
+        Self::serving(self.binaries.clone(), directory).await
+    }
+
+    /// Serves what is in `directory`, on a free port.
+    async fn serving(binaries: PathBuf, directory: PathBuf) -> Self {
         // Another process may take the port between choosing and listening.
         for _ in 0..5 {
             let port = free_port();
             if let Some(process) = serve(&binaries, &directory, port).await {
-                let server = Self { _process: process, binaries, directory, port };
-                let role = format!("CREATE ROLE {WORKER} LOGIN NOSUPERUSER NOBYPASSRLS");
-                sqlx::query(AssertSqlSafe(role)).execute(&mut server.connect().await).await.expect("a role");
-                return server;
+                return Self { _process: process, binaries, directory, port };
             }
         }
         panic!("Postgres does not start in {}", directory.display());
@@ -174,6 +182,24 @@ impl Postgres {
     pub fn port(&self) -> u16 {
         self.port
     }
+}
+
+/// A directory for a server's files, owned by the user it runs as.
+fn new_directory() -> PathBuf {
+    let directory = tempfile::Builder::new().prefix("eventboard-postgres-").tempdir();
+    let directory = directory.expect("a temporary directory").keep();
+    chown(&directory, user(), user()).expect("the directory is handed over");
+    directory
+}
+
+/// Runs one of the server's programs as the user that the server runs as.
+async fn run(program: &mut Command) {
+    program.current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
+    if let Some(user) = user() {
+        program.uid(user).gid(user);
+    }
+    let output = program.output().await.expect("the program runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// How the superuser connects, whatever the server asks of others.

@@ -27,6 +27,8 @@ struct State {
     cuts: u32,
     /// How often all servers were lost without their clients being told.
     losses: u32,
+    /// Where new connections lead.
+    server: u16,
 }
 
 /// A proxy on a free port. Dropping it cuts every connection.
@@ -41,11 +43,11 @@ impl Proxy {
     pub async fn before(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let (state, seen) = watch::channel(State { weather: Weather::Fair, cuts: 0, losses: 0 });
+        let (state, seen) = watch::channel(State { weather: Weather::Fair, cuts: 0, losses: 0, server });
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if seen.borrow().weather != Weather::Closed {
-                    tokio::spawn(carry(client, server, seen.clone()));
+                    tokio::spawn(carry(client, seen.clone()));
                 }
             }
         });
@@ -59,6 +61,11 @@ impl Proxy {
     /// From now on.
     pub fn set(&self, weather: Weather) {
         self.state.send_modify(|state| state.weather = weather);
+    }
+
+    /// Leads new connections to another server; those that are there stay.
+    pub fn lead_to(&self, server: u16) {
+        self.state.send_modify(|state| state.server = server);
     }
 
     /// Closes every connection.
@@ -78,12 +85,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn carry(mut client: TcpStream, port: u16, mut seen: watch::Receiver<State>) {
+async fn carry(mut client: TcpStream, mut seen: watch::Receiver<State>) {
     let born = *seen.borrow();
     // A connection into the dark: made, and never answered.
     if seen.wait_for(|state| state.weather != Weather::BlackHole || state.cuts > born.cuts).await.is_err() {
         return;
     }
+    let port = seen.borrow().server;
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (mut up, mut down) = (seen.clone(), seen.clone());

@@ -22,6 +22,7 @@ mod documents;
 mod edge;
 mod event_store;
 mod exactly_once;
+mod failing_databases;
 mod forged_headers;
 mod hazards;
 mod isolation;

@@ -92,6 +92,14 @@ async fn a_stalled_worker_costs_the_deadline_until_the_breaker_opens() {
     }
     let took = median(stalled.iter().map(|answer| answer.took).collect());
     assert!((900..=1100).contains(&took.as_millis()), "{took:?} for a deadline of one second");
+    // That these clients did not wait for longer says nothing about the worker.
+    assert_eq!(within(stack.look_up()).await.status, 504);
+    assert_eq!(stack.check("breakers").await, "pass");
+    let patient = tokio::spawn(join_all((0..9).map(|_| timed(stack.look_up())).collect::<Vec<_>>()));
+    eventually("the breaker opens", || async {
+        !stack.gateway.process.lines_with("a breaker opened").is_empty()
+    })
+    .await;
 
     let mut fast = Vec::new();
     let until = Instant::now() + Duration::from_secs(1);
@@ -115,10 +123,16 @@ async fn a_stalled_worker_costs_the_deadline_until_the_breaker_opens() {
     // Other subjects go on.
     assert_eq!(timed(stack.get("/auth/me")).await.status, 200);
 
+    for answer in patient.await.unwrap() {
+        assert_eq!(answer.status, 504, "{answer:?}");
+    }
     worker.resume();
-    eventually("it closes", || async { stack.works().await && stack.check("breakers").await == "pass" })
-        .await;
     let said = |text| stack.gateway.process.lines_with(text).len();
+    eventually("it closes", || async {
+        let works = stack.works().await && stack.check("breakers").await == "pass";
+        works && said("a breaker closed") > 0
+    })
+    .await;
     assert!(said("a breaker opened") >= 1);
     assert_eq!(said("a breaker closed"), 1);
     // What nobody waits for any more is not begun.
@@ -170,6 +184,62 @@ fn done() -> Option<(HeaderMap, Value)> {
 fn not_done(kind: &str) -> Option<(HeaderMap, Value)> {
     let body = json!({ "type": format!("urn:eventboard:problem:{kind}"), "outcome": "none" });
     Some((headers(&[("Nats-Service-Error-Code", "503"), ("X-Executed", "false")]), body))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_clients_trouble_is_nobody_elses() {
+    let stack = Stack::start(&[]).await;
+    let _seen = stand_in(&stack, |message, _| {
+        let problem = |kind: &str, status| {
+            let body = json!({ "type": format!("urn:eventboard:problem:{kind}"), "outcome": "none" });
+            Some((headers(&[("Nats-Service-Error-Code", status)]), body))
+        };
+        match message.headers.as_ref()?.get("X-Correlation-ID")?.as_str() {
+            "contended" => not_done("contended"),
+            "large" => problem("reply-too-large", "500"),
+            "in-progress" => problem("idempotency-in-progress", "409"),
+            "throttled" => problem("rate-limited", "429"),
+            "silence" => None,
+            _ => done(),
+        }
+    })
+    .await;
+    for (trouble, status) in
+        [("contended", 503), ("large", 500), ("in-progress", 409), ("throttled", 429), ("silence", 504)]
+    {
+        let troubled = (0..40).map(|_| {
+            let request = stack.look_up().header("X-Correlation-ID", trouble);
+            timed(request.header("Prefer", if trouble == "silence" { "wait=2" } else { "wait=4" }))
+        });
+        for answer in join_all(troubled).await {
+            assert_eq!(answer.status, status, "{trouble}: {answer:?}");
+        }
+        let other = timed(stack.look_up()).await;
+        assert_eq!(other.status, 200, "{trouble} is held against others: {other:?}");
+    }
+    assert!(stack.gateway.process.lines_with("a breaker opened").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_users_changes_to_one_event_close_it_to_nobody_else() {
+    let stack = Stack::start(&[]).await;
+    let _worker = stack.events_worker(&[]).await;
+    let patch = |id: &str, token: &str, title: String| {
+        let request = stack.client.patch(format!("{}/events/{id}", stack.http)).bearer_auth(token);
+        timed(request.json(&json!({ "title": title })))
+    };
+    let id = timed(stack.create("Contended")).await.body["id"].as_str().unwrap().to_owned();
+    for round in 0..3 {
+        let changes = (0..20).map(|number| patch(&id, &stack.token, format!("Title {round} {number}")));
+        for answer in join_all(changes).await {
+            assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+        }
+    }
+    let visitor = crate::harness::walkthrough::Visitor::new(&stack.http);
+    let other = visitor.login("user@acme.com").await;
+    let mine = visitor.create(&other).await;
+    let changed = patch(&mine, &other, "Mine".to_owned()).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

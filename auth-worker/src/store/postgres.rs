@@ -1,7 +1,7 @@
 //! The auth store on Postgres.
 
 use async_trait::async_trait;
-use database::{OpenError, Postgres, Statements, StoreError, StoredTime, act_for};
+use database::{OpenError, PingError, Postgres, Statements, StoreError, StoredTime, act_for};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
@@ -135,7 +135,7 @@ const INSERT_INVITATION: &str = "INSERT INTO invitations (token_hash, organizati
 
 #[async_trait]
 impl AuthStore for PostgresAuthStore {
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<(), PingError> {
         self.database.ping().await
     }
 

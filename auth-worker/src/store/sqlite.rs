@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use database::{OpenError, Sqlite, Statements, StoreError, StoredTime};
+use database::{OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
@@ -131,7 +131,7 @@ const INSERT_INVITATION: &str = "INSERT INTO invitations (token_hash, organizati
 
 #[async_trait]
 impl AuthStore for SqliteAuthStore {
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<(), PingError> {
         self.database.ping().await
     }
 

@@ -27,7 +27,7 @@ fn away<T>() -> Result<T, StoreError> {
 
 #[async_trait]
 impl EventStore for Colliding {
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<(), PingError> {
         Ok(())
     }
 
@@ -119,7 +119,7 @@ struct UnansweredTransaction(Box<dyn EventTransaction>, bool);
 
 #[async_trait]
 impl EventStore for Unanswered {
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<(), PingError> {
         self.inner.ping().await
     }
 

@@ -1,7 +1,7 @@
 //! The event store on Postgres.
 
 use async_trait::async_trait;
-use database::{BoundedTransaction, OpenError, Postgres, Statements, StoreError, StoredTime};
+use database::{BoundedTransaction, OpenError, PingError, Postgres, Statements, StoreError, StoredTime};
 use shared::contract::auth::OrganizationId;
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
@@ -65,7 +65,7 @@ const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE (organization_id, user
 
 #[async_trait]
 impl EventStore for PostgresEventStore {
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<(), PingError> {
         self.database.ping().await
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use database::{BoundedTransaction, OpenError, Sqlite, Statements, StoreError, StoredTime};
+use database::{BoundedTransaction, OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
 use shared::contract::auth::OrganizationId;
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
@@ -64,7 +64,7 @@ const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE rowid IN \
 
 #[async_trait]
 impl EventStore for SqliteEventStore {
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<(), PingError> {
         self.database.ping().await
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Ending {
     CommitUnknown,
     /// A defect in the worker; its transaction was rolled back.
     Defect,
+    /// The worker has done its work, and the answer is larger than the broker carries.
+    ReplyTooLarge,
     /// An answer that cannot be understood.
     MalformedReply,
     /// Another request with this key is under way.
@@ -79,6 +81,7 @@ impl Ending {
             (504, true) => Self::Expired,
             (504, false) if is(ProblemType::DeadlineExceeded) => Self::TimedOut,
             (503 | 504, false) => Self::CommitUnknown,
+            (500, _) if is(ProblemType::ReplyTooLarge) => Self::ReplyTooLarge,
             _ => Self::Defect,
         }
     }
@@ -92,6 +95,7 @@ impl Ending {
             | Self::Contended
             | Self::Expired
             | Self::Defect
+            | Self::ReplyTooLarge
             | Self::MalformedReply
             | Self::KeyInProgress
             | Self::Refused
@@ -119,26 +123,31 @@ impl Ending {
         matches!(self, Self::TimedOut | Self::ConnectionLost | Self::CommitUnknown | Self::MalformedReply)
     }
 
-    /// What it says to the breaker; `None`: nothing about the worker.
+    /// What it says to the breaker; `None`: nothing about the worker or its database.
+    ///
+    /// A breaker stands before everybody's requests, so it counts nothing that belongs to one request, one object or
+    /// one caller (`docs/adr/0014-resilience.md`).
     pub(crate) const fn signal(self) -> Option<Signal> {
         match self {
-            // The broker is a matter of its own, and says at once that nobody listens: a breaker would not
-            // answer sooner, but would not notice a worker's return. Who has no room works: with a breaker open
-            // nobody would (ADR 14).
+            // The broker is a matter of its own, and says at once that nobody listens: a breaker would not answer
+            // sooner, but would not notice a worker's return. A worker without room works: with a breaker open it
+            // would not.
             Self::NotConnected
             | Self::Shed
             | Self::ConnectionLost
             | Self::NoResponders
+            // This request.
             | Self::TooLarge
-            | Self::KeyInProgress => None,
-            Self::Unavailable
+            | Self::KeyInProgress
+            // This object, which others change all the time.
             | Self::Contended
+            // How long the caller waits. That a worker is slow is counted while it is waited for (`slow_after`).
             | Self::Expired
-            | Self::TimedOut
-            | Self::CommitUnknown
-            | Self::Defect
-            | Self::MalformedReply => Some(Signal::Failure),
-            Self::Refused | Self::Success => Some(Signal::Success),
+            | Self::TimedOut => None,
+            Self::Unavailable | Self::CommitUnknown | Self::Defect | Self::MalformedReply => {
+                Some(Signal::Failure)
+            }
+            Self::Refused | Self::ReplyTooLarge | Self::Success => Some(Signal::Success),
         }
     }
 
@@ -156,6 +165,7 @@ impl Ending {
             Self::ConnectionLost => "connection_lost",
             Self::CommitUnknown => "commit_unknown",
             Self::Defect => "defect",
+            Self::ReplyTooLarge => "reply_too_large",
             Self::MalformedReply => "malformed_reply",
             Self::KeyInProgress => "key_in_progress",
             Self::Refused => "refused",
@@ -236,16 +246,17 @@ mod tests {
             ("too large to be sent",      Err(CallError::TooLarge),              413, Nothing, No,None),
             ("worker sheds",              failure(Failure::Overloaded),          503, Nothing, Always,None),
             ("database away",             failure(Failure::StoreUnavailable),    503, Nothing, Always,Some(Bad)),
-            ("collisions, exhausted",     failure(Failure::Contended),           503, Nothing, No,Some(Bad)),
-            ("no answer in time",         Err(CallError::TimedOut),              504, Unknown, IfSafe,Some(Bad)),
-            ("work not done in time",     reply(&late),                          504, Unknown, IfSafe,Some(Bad)),
+            ("collisions, exhausted",     failure(Failure::Contended),           503, Nothing, No,None),
+            ("no answer in time",         Err(CallError::TimedOut),              504, Unknown, IfSafe,None),
+            ("work not done in time",     reply(&late),                          504, Unknown, IfSafe,None),
             ("connection lost",           Err(CallError::ConnectionLost),        504, Unknown, IfSafe,None),
             ("ambiguous commit",          failure(closed(&"gone")),              504, Unknown, IfSafe,Some(Bad)),
             ("worker bug",                failure(Failure::Internal),            500, Nothing, No,Some(Bad)),
             ("worker panic",              reply(&panicked),                      500, Unknown, No,Some(Bad)),
             ("malformed reply",           Err(CallError::MalformedReply),        502, Unknown, No,Some(Bad)),
-            ("expired on arrival",        refusal(P::DeadlineExceeded),          504, Nothing, No,Some(Bad)),
-            ("expired before commit",     failure(Failure::Expired),             504, Nothing, No,Some(Bad)),
+            ("answer too large",          refusal(P::ReplyTooLarge),             500, Nothing, No,Some(Good)),
+            ("expired on arrival",        refusal(P::DeadlineExceeded),          504, Nothing, No,None),
+            ("expired before commit",     failure(Failure::Expired),             504, Nothing, No,None),
             ("syntax",                    refusal(P::MalformedRequest),          400, Nothing, No,Some(Good)),
             ("schema",                    failure(Failure::Invalid(vec![])),     422, Nothing, No,Some(Good)),
             ("who are you",               refusal(P::Unauthenticated),           401, Nothing, No,Some(Good)),

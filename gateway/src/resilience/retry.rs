@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
+use shared::contract::Repeat;
 use tokio::time::Instant;
 
 use super::window::Window;
@@ -61,6 +62,16 @@ pub(crate) fn delay(repetition: u32, chance: &mut impl Rng) -> Duration {
 /// How long the first attempt of a call that has `remaining` may go unanswered before another is made.
 pub(crate) fn patience(remaining: Duration) -> Duration {
     remaining.mul_f64(PATIENCE)
+}
+
+/// After how long without an answer a worker counts as failed, for an operation with this deadline and repeat rule.
+/// It is the same for every caller: one who waits for less learns nothing about the worker.
+pub(crate) fn slow_after(deadline: Duration, repeat: Repeat) -> Duration {
+    match repeat {
+        Repeat::Safe | Repeat::WithKey => patience(deadline),
+        // Not sent again: nearly all of its time is waited.
+        Repeat::Never => deadline.mul_f64(0.9),
+    }
 }
 
 #[cfg(test)]

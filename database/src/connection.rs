@@ -1,0 +1,91 @@
+//! A pooled connection that is closed, not given back, once an error shows that it cannot do its work.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Database, Error, Pool, SqlStr};
+use sqlx_core::transaction::TransactionManager;
+use tokio::time::Instant;
+
+use crate::{Statements, leaves_usable};
+
+/// After a connection had to be closed, those that are older than that are looked at before they are used, for
+/// this long. By then each has been used or has been idle, and is looked at anyway.
+const SUSPICION: Duration = Duration::from_secs(60);
+
+/// When a connection of a pool last had to be closed: the others may lead to the same server. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Suspicion(Arc<Mutex<Option<Instant>>>);
+
+impl Suspicion {
+    pub(crate) fn raise(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection of this age was there then.
+    pub(crate) fn covers(&self, age: Duration) -> bool {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed()).is_some_and(|since| since < SUSPICION && since < age)
+    }
+}
+
+/// A connection on loan from its pool.
+///
+/// Whatever fails on it is judged here: unless the error is known to leave a connection in order, the pool gets
+/// a new one in its place (`docs/adr/0017-connections-that-fail.md`).
+pub(crate) struct Connection<DB: Database> {
+    inner: PoolConnection<DB>,
+    /// Closed when dropped.
+    unusable: bool,
+    in_transaction: bool,
+    suspicion: Suspicion,
+}
+
+impl<DB: Database> Connection<DB> {
+    /// Takes a connection from `pool`, whose others fall under `suspicion` when this one fails.
+    pub(crate) async fn acquire(pool: &Pool<DB>, suspicion: &Suspicion) -> Result<Self, Error> {
+        let inner = pool.acquire().await?;
+        Ok(Self { inner, unusable: false, in_transaction: false, suspicion: suspicion.clone() })
+    }
+
+    /// The connection, for a statement.
+    pub(crate) fn statements(&mut self) -> Statements<'_, DB> {
+        Statements::new(&mut *self.inner, &mut self.unusable)
+    }
+
+    /// Has the pool replace it.
+    pub(crate) fn close(mut self) {
+        self.unusable = true;
+    }
+
+    /// Begins a transaction with this statement.
+    pub(crate) async fn begin(&mut self, statement: SqlStr) -> Result<(), Error> {
+        // Given up half way, nobody knows whether it has begun: then the connection is closed.
+        self.unusable = true;
+        let begun = DB::TransactionManager::begin(&mut self.inner, Some(statement)).await;
+        self.unusable = begun.as_ref().is_err_and(|error| !leaves_usable(error));
+        self.in_transaction = begun.is_ok();
+        begun
+    }
+
+    /// Commits the transaction that was begun.
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        self.unusable = true;
+        let committed = DB::TransactionManager::commit(&mut self.inner).await;
+        self.in_transaction = committed.is_err();
+        self.unusable = committed.as_ref().is_err_and(|error| !leaves_usable(error));
+        committed
+    }
+}
+
+impl<DB: Database> Drop for Connection<DB> {
+    fn drop(&mut self) {
+        if self.unusable {
+            self.suspicion.raise();
+            self.inner.close_on_drop();
+        } else if self.in_transaction {
+            DB::TransactionManager::start_rollback(&mut self.inner);
+        }
+    }
+}
