@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use database::{PingError, StoreError};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
-    Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
+    Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
 use shared::revocations::{REVOCATION_SECONDS, Revocation};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::keyring::SigningKeyRecord;
 
@@ -83,14 +84,8 @@ pub trait AuthStore: Send + Sync + 'static {
     /// A session, with its user. One that was ended may still be there.
     async fn session(&self, id: SessionId) -> Result<Option<(Session, Owner)>, StoreError>;
 
-    /// The sessions of a user that were used after `used_after` and are not over, newest first, up to
-    /// [`MAX_LISTED_SESSIONS`].
-    async fn sessions(
-        &self,
-        user: UserId,
-        used_after: Timestamp,
-        now: Timestamp,
-    ) -> Result<Vec<Session>, StoreError>;
+    /// Sessions of a user that are not over, the one used last first.
+    async fn sessions(&self, wanted: OpenSessions) -> Result<Vec<Session>, StoreError>;
 
     /// Counts a session's token up from `counter`. `false` when somebody else was faster, or it was ended.
     async fn rotate_session(
@@ -212,8 +207,27 @@ pub enum CreateAccountError {
     Store(#[from] StoreError),
 }
 
-/// Sessions that are listed at most.
-pub const MAX_LISTED_SESSIONS: i64 = 100;
+/// Which sessions are listed.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenSessions {
+    /// Whose.
+    pub user: UserId,
+    /// Only those that were used after this.
+    pub used_after: Timestamp,
+    /// Only those that end after this.
+    pub now: Timestamp,
+    /// Only those that stand behind this one.
+    pub after: Option<SessionPosition>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+impl OpenSessions {
+    /// Where the list begins: behind everything that could stand in front of it.
+    fn begin(&self) -> SessionPosition {
+        self.after.unwrap_or(SessionPosition(Timestamp::LATEST, SessionId(Uuid::max())))
+    }
+}
 
 /// A password that changes. Not shown by `Debug`: it holds hashes.
 #[derive(Clone, Copy)]

@@ -10,7 +10,7 @@ mod sqlite;
 use async_trait::async_trait;
 use database::{PingError, StoreError};
 use shared::contract::auth::{OrganizationId, UserId};
-use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, SortBy, SortOrder};
+use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry, SortBy, SortOrder};
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use tokio::time::Instant;
 
@@ -49,12 +49,14 @@ pub trait EventStore: Send + Sync + 'static {
         deadline: Instant,
     ) -> Result<u64, StoreError>;
 
-    /// What was done to an event, oldest first.
+    /// What was done to an event, oldest first: up to `limit` entries behind the position `after`.
     async fn history(
         &self,
         organization: OrganizationId,
         id: EventId,
-    ) -> Result<Vec<HistoryEntry>, StoreError>;
+        after: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<PlacedEntry>, StoreError>;
 }
 
 /// One change to one event, with its history row and the answer to whoever asked for it. Nothing is visible before [`commit`](Self::commit).

@@ -128,6 +128,11 @@ impl System {
     pub async fn start_on(database: Database) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let broker = broker::start(&directory.path().join("nats"), None).await;
+        Self::start_with(database, broker, directory).await
+    }
+
+    /// Starts the same on this broker, with its files in `directory`.
+    pub async fn start_with(database: Database, broker: Broker, directory: TempDir) -> Self {
         let url = broker.url();
         provision(&NatsSettings::at(url.clone()), 1).await.expect("the buckets are made");
         let (auth, events) = tokio::join!(database.fresh(), database.fresh());

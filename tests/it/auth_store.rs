@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use auth_worker::store::{
     AuthStore, ChangeMemberError, CreateAccountError, MemberChange, Membership, NewAccount, NewInvitation,
-    Owner, PasswordChange, PostgresAuthStore, SeedUser, Session, SqliteAuthStore,
+    OpenSessions, Owner, PasswordChange, PostgresAuthStore, SeedUser, Session, SqliteAuthStore,
 };
 use database::{DatabaseSettings, DatabaseUrl};
 use futures_util::future::join_all;
-use shared::contract::auth::{Email, Organization, OrganizationId, Role, SessionId, User, UserId};
+use shared::contract::auth::{
+    Email, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
+};
 use shared::revocations::Revocation;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -214,10 +216,20 @@ async fn sessions_are_listed_and_ended_together(database: Database) {
     // The first one has not been used for days: its access tokens are over.
     let (second, third) =
         (opened(at("2026-01-03T23:59:00Z")).await, opened(at("2026-01-03T23:58:00Z")).await);
+    let wanted = |used_after, now| OpenSessions { user: user.id, used_after, now, after: None, limit: 10 };
     let listed = async |used_after, now| -> Vec<SessionId> {
-        let sessions = store.sessions(user.id, used_after, now).await.unwrap();
+        let sessions = store.sessions(wanted(used_after, now)).await.unwrap();
         sessions.iter().map(|session| session.id).collect()
     };
+    let behind = OpenSessions {
+        after: Some(SessionPosition(second.rotated_at, second.id)),
+        limit: 1,
+        ..wanted(day(1), day(4))
+    };
+    assert_eq!(
+        store.sessions(behind).await.unwrap().iter().map(|one| one.id).collect::<Vec<_>>(),
+        [third.id]
+    );
     assert_eq!(listed(day(1), day(4)).await, [second.id, third.id, first.id]);
     assert_eq!(listed(day(2), day(4)).await, [second.id, third.id], "the first was not used for too long");
     assert!(listed(day(1), day(31)).await.is_empty(), "their time is over");
@@ -301,7 +313,9 @@ async fn members_are_listed_and_changed(database: Database) {
     assert_eq!(apply(disable).await.unwrap().disabled_at, Some(now));
     let opened = store.open_session(bob.organization_id, session(bob.id), HASH, soon()).await.unwrap();
     assert_eq!(opened, None, "who is locked out does not get in");
-    assert!(store.sessions(bob.id, at("2025-01-01T00:00:00Z"), now).await.unwrap().is_empty());
+    let used_after = at("2025-01-01T00:00:00Z");
+    let open = OpenSessions { user: bob.id, used_after, now, after: None, limit: 10 };
+    assert!(store.sessions(open).await.unwrap().is_empty());
     let enable = MemberChange { disabled: Some(false), ..disable };
     assert_eq!(apply(enable).await.unwrap().disabled_at, None);
     let owner =

@@ -74,6 +74,12 @@ pub fn event(number: u128) -> Event {
     }
 }
 
+/// The first entries of an event's history.
+async fn history(store: &dyn EventStore, organization: OrganizationId, id: EventId) -> Vec<HistoryEntry> {
+    let placed = store.history(organization, id, None, 100).await.unwrap();
+    placed.into_iter().map(|placed| placed.entry).collect()
+}
+
 pub async fn insert(store: &dyn EventStore, event: &Event) {
     let mut transaction = store.begin(event.organization_id, soon()).await.unwrap();
     assert!(transaction.insert(event).await.unwrap());
@@ -106,7 +112,7 @@ async fn changes_are_guarded_by_status_version_and_organisation(database: Databa
 
     assert_eq!(store.find(event.organization_id, event.id).await.unwrap(), Some(next.clone()));
     assert_eq!(store.find(foreign, event.id).await.unwrap(), None);
-    assert_eq!(store.history(foreign, event.id).await.unwrap(), []);
+    assert_eq!(history(&*store, foreign, event.id).await, []);
     let mut transaction = store.begin(HOME, soon()).await.unwrap();
     assert!(transaction.remove(&next).await.unwrap());
     assert!(!transaction.remove(&next).await.unwrap());
@@ -203,7 +209,7 @@ async fn what_is_not_committed_never_happened(database: Database) {
             drop(transaction);
         }
         let expected = if commit { vec![entry.clone()] } else { Vec::new() };
-        assert_eq!(store.history(event.organization_id, event.id).await.unwrap(), expected);
+        assert_eq!(history(&*store, event.organization_id, event.id).await, expected);
     }
     let mut transaction = store.begin(HOME, soon()).await.unwrap();
     let rejected = HistoryEntry {
@@ -215,7 +221,11 @@ async fn what_is_not_committed_never_happened(database: Database) {
     };
     transaction.record(event.organization_id, event.id, &rejected).await.unwrap();
     transaction.commit().await.unwrap();
-    assert_eq!(store.history(event.organization_id, event.id).await.unwrap(), [entry, rejected]);
+    assert_eq!(history(&*store, event.organization_id, event.id).await, [entry.clone(), rejected.clone()]);
+    let first = store.history(event.organization_id, event.id, None, 1).await.unwrap();
+    assert_eq!(first[0].entry, entry);
+    let rest = store.history(event.organization_id, event.id, Some(first[0].position), 10).await.unwrap();
+    assert_eq!((rest.len(), &rest[0].entry), (1, &rejected));
 }
 
 async fn events_come_back_as_they_were_stored(database: Database) {

@@ -128,6 +128,7 @@ fn context(id: &str) -> Context {
         if_none_match: None,
         principal: None,
         client_network: None,
+        max_reply: 1 << 20,
     }
 }
 

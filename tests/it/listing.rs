@@ -5,14 +5,120 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::harness::system::event;
-use crate::harness::{Answer, Database, Member, System, on_both_databases};
+use crate::harness::{Answer, Database, Member, System, broker, on_both_databases};
 
 on_both_databases!(
     filters_search_and_sorts,
     users_see_their_own_and_what_is_approved,
     a_cursor_walk_shows_each_row_once_while_rows_are_inserted,
     pages_say_where_they_stand,
+    every_list_is_paged_by_cursor_with_a_link,
 );
+
+/// Follows `Link` from `path` on; returns what the pages hold, page by page.
+async fn walk(system: &System, path: &str, token: &str) -> Vec<Vec<Value>> {
+    let (mut pages, mut path) = (Vec::new(), path.to_owned());
+    loop {
+        let page = system.get(&path, token).await.expect(200);
+        pages.push(page.body["data"].as_array().unwrap().clone());
+        assert!(pages.len() < 200, "it does not end");
+        let link = page.header("link");
+        let next = link.strip_prefix('<').and_then(|rest| rest.split_once(">; rel=\"next\""));
+        assert_eq!(next.is_some(), page.body["meta"]["hasNext"] == json!(true), "{link}");
+        match next {
+            Some((next, _)) => path = next.to_owned(),
+            None => return pages,
+        }
+    }
+}
+
+async fn every_list_is_paged_by_cursor_with_a_link(database: Database) {
+    let system = System::start_on(database).await;
+    let admin = system.found_organization().await;
+    let id = system.draft(&admin).await;
+    for round in 0..60 {
+        let action = if round % 2 == 0 { "submit" } else { "withdraw" };
+        system.post(&format!("/events/{id}/{action}"), &admin.token, Value::Null).await.expect(200);
+    }
+    let whole = system.get(&format!("/events/{id}/history"), &admin.token).await.expect(200);
+    let entries = whole.body["data"].as_array().unwrap();
+    assert_eq!((entries.len(), &whole.body["meta"]["hasNext"]), (61, &json!(false)));
+    let pages = walk(&system, &format!("/events/{id}/history?limit=25"), &admin.token).await;
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [25, 25, 11]);
+    assert_eq!(&pages.concat(), entries);
+
+    for _ in 0..4 {
+        system.login(&admin.email, crate::harness::system::PASSWORD).await;
+        system.add_member(&admin, "USER").await;
+    }
+    for (path, count) in [("/auth/sessions", 5), ("/auth/members", 5)] {
+        let pages = walk(&system, &format!("{path}?limit=2"), &admin.token).await;
+        assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1], "{path}");
+        let ids: HashSet<String> = pages.concat().iter().map(|one| one["id"].to_string()).collect();
+        assert_eq!(ids.len(), count, "{path}");
+    }
+    for path in ["/auth/sessions", "/auth/members", &format!("/events/{id}/history")] {
+        for query in ["cursor=x", "limit=0", "limit=101", "cursor=", "page=1"] {
+            let refused = system.get(&format!("{path}?{query}"), &admin.token).await.expect(422);
+            assert_eq!(refused.violations().len(), 1, "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_shrink_to_what_the_broker_carries() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("small.conf");
+    std::fs::write(&file, "max_payload: 131072\njetstream {}\n").unwrap();
+    let small = broker::start_configured(&file, &directory.path().join("nats"), None, &[]).await;
+    let system = System::start_with(Database::Sqlite, small, directory).await;
+    let admin = system.found_organization().await;
+    let mut large = event("Large");
+    large["description"] = json!("\u{1F600}".repeat(5000));
+    for _ in 0..12 {
+        system.post("/events", &admin.token, large.clone()).await.expect(201);
+    }
+    let pages = walk(&system, "/events?limit=100", &admin.token).await;
+    assert!(pages.len() > 1 && pages.iter().all(|page| (1..=6).contains(&page.len())), "{}", pages.len());
+    let ids: HashSet<String> = pages.concat().iter().map(|event| event["id"].to_string()).collect();
+    assert_eq!(ids.len(), 12);
+    // By number, a shorter page would hide events.
+    let refused = system.get("/events?limit=100&page=1", &admin.token).await.expect(422);
+    assert_eq!(refused.violations(), ["#/limit too_large"]);
+    assert_eq!(
+        system.get("/events?limit=2&page=6", &admin.token).await.expect(200).body["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_cannot_carry_the_largest_request_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tiny.conf");
+    std::fs::write(&file, "max_payload: 65536\njetstream {}\n").unwrap();
+    let tiny = broker::start_configured(&file, &directory.path().join("nats"), None, &[]).await;
+    let nats = shared::settings::NatsSettings::at(tiny.url());
+    eventboard::runner::provision(&nats, 1).await.unwrap();
+    let config = auth_worker::Config {
+        admin: "127.0.0.1:0".parse().unwrap(),
+        nats,
+        database: database::DatabaseSettings::at(None),
+        data_dir: directory.path().to_owned(),
+        signing_key: None,
+        signing_key_file: None,
+        password_pepper: None,
+        password_pepper_file: None,
+        password_threads: None,
+        demo: false,
+        env: shared::settings::Environment::Development,
+    };
+    let refused = auth_worker::run(config, |_| {}, Default::default()).await.unwrap_err();
+    let expected = "max_payload is 65536 bytes and must be at least 73728";
+    assert!(format!("{refused:#}").contains(expected), "{refused:#}");
+}
 
 async fn create(system: &System, member: &Member, title: &str, start: &str) -> String {
     let mut body = event(title);

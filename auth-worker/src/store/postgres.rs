@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use database::{OpenError, PingError, Postgres, Statements, StoreError, StoredTime, act_for};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
-    Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
+    Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
 use shared::revocations::Revocation;
 use sqlx::postgres::PgConnectOptions;
@@ -16,8 +16,8 @@ use super::rows::{
     SigningKeyRow, changed_member,
 };
 use super::{
-    AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MAX_LISTED_SESSIONS,
-    MemberChange, Membership, NewAccount, NewInvitation, Owner, PasswordChange, SeedUser, Session,
+    AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MemberChange,
+    Membership, NewAccount, NewInvitation, OpenSessions, Owner, PasswordChange, SeedUser, Session,
     TOKENS_SECONDS,
 };
 use crate::keyring::SigningKeyRecord;
@@ -76,8 +76,8 @@ const SELECT_SESSION: &str = "SELECT u.id, u.organization_id, u.email, u.first_n
 
 const LIST_SESSIONS: &str = "SELECT id AS session_id, user_id, counter, created_at AS begun_at, rotated_at, \
      expires_at, ended_at FROM sessions \
-     WHERE user_id = $1 AND ended_at IS NULL AND rotated_at > $2 AND expires_at > $3 \
-     ORDER BY rotated_at DESC, id DESC LIMIT $4";
+     WHERE user_id = $1 AND ended_at IS NULL AND rotated_at > $2 AND expires_at > $3 AND (rotated_at, id) < ($4, $5) \
+     ORDER BY rotated_at DESC, id DESC LIMIT $6";
 
 /// Held until the session is there: whoever changes the user meanwhile finds the session, and ends it.
 const SELECT_OWNER: &str = "SELECT id, organization_id, email, first_name, last_name, role, created_at, \
@@ -286,17 +286,15 @@ impl AuthStore for PostgresAuthStore {
         row.map(OwnedSessionRow::try_into).transpose()
     }
 
-    async fn sessions(
-        &self,
-        user: UserId,
-        used_after: Timestamp,
-        now: Timestamp,
-    ) -> Result<Vec<Session>, StoreError> {
+    async fn sessions(&self, wanted: OpenSessions) -> Result<Vec<Session>, StoreError> {
+        let SessionPosition(rotated_at, id) = wanted.begin();
         let rows = sqlx::query_as::<_, SessionRow>(LIST_SESSIONS)
-            .bind(user.0)
-            .bind(StoredTime(used_after))
-            .bind(StoredTime(now))
-            .bind(MAX_LISTED_SESSIONS)
+            .bind(wanted.user.0)
+            .bind(StoredTime(wanted.used_after))
+            .bind(StoredTime(wanted.now))
+            .bind(StoredTime(rotated_at))
+            .bind(id.0)
+            .bind(wanted.limit)
             .fetch_all(self.database.connection().await?.statements())
             .await?;
         rows.into_iter().map(SessionRow::try_into).collect()

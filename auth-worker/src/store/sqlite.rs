@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use database::{OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
-    Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
+    Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
 use shared::revocations::Revocation;
 use tokio::time::Instant;
@@ -17,8 +17,8 @@ use super::rows::{
     SigningKeyRow, changed_member,
 };
 use super::{
-    AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MAX_LISTED_SESSIONS,
-    MemberChange, Membership, NewAccount, NewInvitation, Owner, PasswordChange, SeedUser, Session,
+    AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MemberChange,
+    Membership, NewAccount, NewInvitation, OpenSessions, Owner, PasswordChange, SeedUser, Session,
     TOKENS_SECONDS,
 };
 use crate::keyring::SigningKeyRecord;
@@ -75,7 +75,7 @@ const SELECT_SESSION: &str = "SELECT u.id, u.organization_id, u.email, u.first_n
 
 const LIST_SESSIONS: &str = "SELECT id AS session_id, user_id, counter, created_at AS begun_at, rotated_at, \
      expires_at, ended_at FROM sessions \
-     WHERE user_id = ? AND ended_at IS NULL AND rotated_at > ? AND expires_at > ? \
+     WHERE user_id = ? AND ended_at IS NULL AND rotated_at > ? AND expires_at > ? AND (rotated_at, id) < (?, ?) \
      ORDER BY rotated_at DESC, id DESC LIMIT ?";
 
 /// Held until the session is there: whoever changes the user meanwhile finds the session, and ends it.
@@ -274,17 +274,15 @@ impl AuthStore for SqliteAuthStore {
         row.map(OwnedSessionRow::try_into).transpose()
     }
 
-    async fn sessions(
-        &self,
-        user: UserId,
-        used_after: Timestamp,
-        now: Timestamp,
-    ) -> Result<Vec<Session>, StoreError> {
+    async fn sessions(&self, wanted: OpenSessions) -> Result<Vec<Session>, StoreError> {
+        let SessionPosition(rotated_at, id) = wanted.begin();
         let rows = sqlx::query_as::<_, SessionRow>(LIST_SESSIONS)
-            .bind(user.0)
-            .bind(StoredTime(used_after))
-            .bind(StoredTime(now))
-            .bind(MAX_LISTED_SESSIONS)
+            .bind(wanted.user.0)
+            .bind(StoredTime(wanted.used_after))
+            .bind(StoredTime(wanted.now))
+            .bind(StoredTime(rotated_at))
+            .bind(id.0)
+            .bind(wanted.limit)
             .fetch_all(self.database.reader().await?.statements())
             .await?;
         rows.into_iter().map(SessionRow::try_into).collect()

@@ -1,6 +1,9 @@
 //! `events.history`.
 
-use shared::contract::events::{ChangeError, EventRequest, History, HistoryError, HistoryPage};
+use shared::contract::events::{
+    ChangeError, History, HistoryError, HistoryPage, HistoryRequest, PlacedEntry,
+};
+use shared::contract::page::page;
 use shared::contract::{Context, Failure, Handle};
 
 use super::{Events, permitted};
@@ -10,7 +13,7 @@ impl Handle<History> for Events {
     async fn handle(
         &self,
         cx: &Context,
-        request: EventRequest,
+        request: HistoryRequest,
     ) -> Result<HistoryPage, Failure<HistoryError>> {
         let principal = cx.principal()?;
         let event = self.visible(principal, &request.id).await?;
@@ -18,6 +21,10 @@ impl Handle<History> for Events {
         if let Err(ChangeError::NotAllowed(why)) = permitted(principal, &event, Action::ViewHistory) {
             return Err(Failure::Refused(HistoryError::NotAllowed(why)));
         }
-        Ok(HistoryPage { data: self.store.history(event.organization_id, event.id).await? })
+        let after = request.after().map_err(Failure::Refused)?;
+        let limit = request.limit.unwrap_or(HistoryRequest::DEFAULT_LIMIT);
+        let found = self.store.history(event.organization_id, event.id, after, limit + 1).await?;
+        let (placed, meta) = page(found, limit, cx.max_reply, PlacedEntry::cursor);
+        Ok(HistoryPage { data: placed.into_iter().map(|placed| placed.entry).collect(), meta })
     }
 }

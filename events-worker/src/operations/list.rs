@@ -2,6 +2,7 @@
 
 use shared::contract::auth::Role;
 use shared::contract::events::{EventPage, List, ListError, ListRequest, PageMeta};
+use shared::contract::page::fit;
 use shared::contract::{Context, Failure, Handle};
 
 use super::Events;
@@ -38,14 +39,21 @@ impl Handle<List> for Events {
             limit,
             begin,
         };
-        let listing = self.store.list(&query, cx.deadline).await?;
+        let mut listing = self.store.list(&query, cx.deadline).await?;
+        let shrinks = fit(&mut listing.events, cx.max_reply);
+        if shrinks && request.page.is_some() {
+            return Err(Failure::Refused(ListError::PageTooLarge));
+        }
+        listing.has_next |= shrinks;
+        // It has no number: the next one does not begin where the next number says.
+        let page = page.filter(|_| !shrinks);
         let last = listing.events.last().filter(|_| listing.has_next);
         let meta = PageMeta {
             page,
             limit,
             total: listing.total,
             total_pages: (listing.total + limit - 1) / limit,
-            has_previous: page.is_none_or(|page| page > 1),
+            has_previous: request.cursor.is_some() || page.is_some_and(|page| page > 1),
             has_next: listing.has_next,
             next_cursor: last.map(|event| Cursor::after(event, sort_by, sort_order).encode()),
         };

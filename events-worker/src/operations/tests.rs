@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use database::PingError;
 use serde_json::json;
 use shared::contract::auth::{OrganizationId, Role, SessionId};
-use shared::contract::events::{Create, CreateRequest};
+use shared::contract::events::{Create, CreateRequest, PlacedEntry};
 use shared::contract::{
     CorrelationId, HandleKeyed, IdempotencyKey, KeyOrigin, RequestIds, Timestamp, TraceContext,
 };
@@ -59,7 +60,13 @@ impl EventStore for Colliding {
         away()
     }
 
-    async fn history(&self, _: OrganizationId, _: EventId) -> Result<Vec<HistoryEntry>, StoreError> {
+    async fn history(
+        &self,
+        _: OrganizationId,
+        _: EventId,
+        _: Option<i64>,
+        _: i64,
+    ) -> Result<Vec<PlacedEntry>, StoreError> {
         away()
     }
 }
@@ -74,6 +81,7 @@ fn context() -> Context {
         if_none_match: None,
         principal: Some(principal()),
         client_network: None,
+        max_reply: 1 << 20,
     }
 }
 
@@ -154,8 +162,10 @@ impl EventStore for Unanswered {
         &self,
         organization: OrganizationId,
         id: EventId,
-    ) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.inner.history(organization, id).await
+        after: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<PlacedEntry>, StoreError> {
+        self.inner.history(organization, id, after, limit).await
     }
 }
 

@@ -3,14 +3,14 @@
 use async_trait::async_trait;
 use database::{BoundedTransaction, OpenError, PingError, Postgres, Statements, StoreError, StoredTime};
 use shared::contract::auth::OrganizationId;
-use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
+use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use sqlx::postgres::{PgArguments, PgConnectOptions};
 use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;
 
 use super::listing::{Dialect, Statement, Value, listing};
-use super::rows::{EventRow, HistoryRow, OutcomeRow};
+use super::rows::{EventRow, OutcomeRow, PlacedRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
 
 /// Events in a Postgres database.
@@ -49,8 +49,8 @@ const DELETE_EVENT: &str =
 const INSERT_HISTORY: &str = "INSERT INTO event_history (event_id, organization_id, at, actor_id, action, \
      from_status, to_status, reason, correlation_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-const SELECT_HISTORY: &str = "SELECT at, actor_id, action, from_status, to_status, reason, correlation_id \
-     FROM event_history WHERE organization_id = $1 AND event_id = $2 ORDER BY row";
+const SELECT_HISTORY: &str = "SELECT row AS position, at, actor_id, action, from_status, to_status, reason, \
+     correlation_id FROM event_history WHERE organization_id = $1 AND event_id = $2 AND row > $3 ORDER BY row LIMIT $4";
 
 const INSERT_OUTCOME: &str = "INSERT INTO outcomes (organization_id, user_id, key_hash, fingerprint, role, \
      correlation_id, trace_id, span_id, status, etag, location, body, kept_at) \
@@ -123,13 +123,17 @@ impl EventStore for PostgresEventStore {
         &self,
         organization: OrganizationId,
         id: EventId,
-    ) -> Result<Vec<HistoryEntry>, StoreError> {
-        let rows = sqlx::query_as::<_, HistoryRow>(SELECT_HISTORY)
+        after: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<PlacedEntry>, StoreError> {
+        let rows = sqlx::query_as::<_, PlacedRow>(SELECT_HISTORY)
             .bind(organization.0)
             .bind(id.0)
+            .bind(after.unwrap_or(0))
+            .bind(limit)
             .fetch_all(self.database.connection().await?.statements())
             .await?;
-        rows.into_iter().map(HistoryEntry::try_from).collect()
+        rows.into_iter().map(PlacedEntry::try_from).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use database::{StoreError, StoredTime};
 use shared::contract::auth::{OrganizationId, UserId};
-use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry};
+use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
 use shared::contract::{CorrelationId, EntityTag, KeptAnswer, RequestIds, TraceContext};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -70,6 +70,21 @@ impl TryFrom<HistoryRow> for HistoryEntry {
             reason: row.reason,
             correlation_id: row.correlation_id,
         })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct PlacedRow {
+    #[sqlx(flatten)]
+    entry: HistoryRow,
+    position: i64,
+}
+
+impl TryFrom<PlacedRow> for PlacedEntry {
+    type Error = StoreError;
+
+    fn try_from(row: PlacedRow) -> Result<Self, StoreError> {
+        Ok(Self { entry: row.entry.try_into()?, position: row.position })
     }
 }
 

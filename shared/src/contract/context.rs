@@ -231,6 +231,8 @@ pub struct Context {
     pub principal: Option<Principal>,
     /// Where the client is, if a gateway has said so.
     pub client_network: Option<ClientNetwork>,
+    /// The most bytes that the body of the reply may have.
+    pub max_reply: usize,
 }
 
 impl Context {

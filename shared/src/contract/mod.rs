@@ -9,6 +9,7 @@ pub mod events;
 pub mod failure;
 pub mod json;
 pub mod keyed;
+pub mod page;
 pub mod schema;
 pub mod timestamp;
 pub mod trace;

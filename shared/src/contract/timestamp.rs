@@ -20,6 +20,9 @@ impl Timestamp {
     /// 1970-01-01T00:00:00Z.
     pub const UNIX_EPOCH: Self = Self(0);
 
+    /// The last moment that can be shown.
+    pub const LATEST: Self = Self(YEAR_10000 - 1);
+
     /// The moment `millis` after 1970-01-01T00:00:00Z; `None` outside the years 1 to 9999.
     pub fn from_unix_millis(millis: i64) -> Option<Self> {
         (YEAR_1..YEAR_10000).contains(&millis).then_some(Self(millis))

@@ -86,6 +86,7 @@ impl Arrival {
         operation: &Description,
         map: Option<&HeaderMap>,
         verifier: &Verifier,
+        max_reply: usize,
     ) -> Result<Context, Problem> {
         let remaining = self.remaining(map, operation.deadline)?;
         if remaining.is_zero() {
@@ -110,6 +111,7 @@ impl Arrival {
             if_none_match: precondition(headers::IF_NONE_MATCH)?,
             principal,
             client_network: headers::single(map, headers::CLIENT_NETWORK)?.and_then(ClientNetwork::parse),
+            max_reply,
         })
     }
 

@@ -17,7 +17,7 @@ use super::discovery::Instance;
 use super::leaving::Leaving;
 use super::provision::assert_commands_uncovered;
 use super::reply::OutgoingReply;
-use super::{Connection, ProvisionError};
+use super::{Connection, HEADER_ALLOWANCE, ProvisionError};
 use crate::contract::failure::Outcome;
 use crate::contract::{
     Answer, Context, Decoded, Description, Endpoint, KeyOrigin, KeyedWrite, Precondition, Problem,
@@ -50,6 +50,16 @@ pub enum ServeError {
     /// JetStream would answer in the worker's place.
     #[error(transparent)]
     Provision(#[from] ProvisionError),
+    /// The broker carries messages that are too small for the largest request.
+    #[error(
+        "the broker's max_payload is {has} bytes and must be at least {needs}; set it in the broker's configuration"
+    )]
+    MaxPayload {
+        /// What it is.
+        has: usize,
+        /// What the largest request needs.
+        needs: usize,
+    },
     /// A subscription ended although nobody asked: the connection is dead without saying so.
     #[error("the subscription of {0} ended; this process must be restarted")]
     EndpointEnded(&'static str),
@@ -110,6 +120,7 @@ impl<H: Send + Sync + 'static> Server<H> {
     /// [`ServeError`].
     pub async fn serve(self, ready: impl FnOnce(), shutdown: CancellationToken) -> Result<(), ServeError> {
         assert_commands_uncovered(&self.connection, self.service).await?;
+        self.assert_requests_fit()?;
         let unsubscribe = CancellationToken::new();
         let mut incoming = self.subscribe(&unsubscribe).await.map_err(ServeError::Register)?;
         let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
@@ -139,6 +150,14 @@ impl<H: Send + Sync + 'static> Server<H> {
         unsubscribe.cancel();
         self.drain(incoming, &room).await;
         Ok(())
+    }
+
+    /// Refuses a broker that cannot carry the largest request. Pages shrink to what it carries.
+    fn assert_requests_fit(&self) -> Result<(), ServeError> {
+        let largest = self.work.endpoints.iter().map(|endpoint| endpoint.description.max_body).max();
+        let needs = largest.unwrap_or(0) + HEADER_ALLOWANCE;
+        let has = self.connection.client().server_info().max_payload;
+        if has < needs { Err(ServeError::MaxPayload { has, needs }) } else { Ok(()) }
     }
 
     /// Subscribes to every endpoint's subject, in the service's queue group, and to questions about the
@@ -200,15 +219,16 @@ impl<H: Send + Sync + 'static> Server<H> {
         let (work, permit) = (Arc::clone(&self.work), Arc::clone(room).try_acquire_owned());
         let answered = async move {
             let operation = &work.endpoints[index].description;
+            let max_payload = client.server_info().max_payload;
             let (arrival, span) = Arrival::read(&message, operation, work.worker, received, Timestamp::now());
             let answer = async {
                 let result = match &permit {
-                    Ok(_) => work.process(index, &arrival, &message).await,
+                    Ok(_) => work.process(index, &arrival, &message, max_payload).await,
                     Err(_) => {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
                     }
                 };
-                let reply = OutgoingReply::new(&arrival.ids, result, client.server_info().max_payload);
+                let reply = OutgoingReply::new(&arrival.ids, result, max_payload);
                 let failure = (reply.status >= 400).then(|| reply.status.to_string());
                 let took = received.elapsed();
                 instance.count(index, took, failure);
@@ -268,10 +288,12 @@ impl<H: Send + Sync + 'static> Work<H> {
         index: usize,
         arrival: &Arrival,
         message: &Message,
+        max_payload: usize,
     ) -> Result<Answer, Problem> {
         let (endpoint, headers) = (&self.endpoints[index], message.headers.as_ref());
         let operation = &endpoint.description;
-        let mut cx = arrival.context(operation, headers, &self.verifier)?;
+        let max_reply = max_payload.saturating_sub(HEADER_ALLOWANCE);
+        let mut cx = arrival.context(operation, headers, &self.verifier, max_reply)?;
         let key = arrival::key(headers)?;
         let (deadline, if_none_match) = (cx.deadline, cx.if_none_match.clone());
         if message.payload.len() > operation.max_body {

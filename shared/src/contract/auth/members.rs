@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Role, User, UserId};
+use crate::contract::page::{CursorMeta, Item, invalid_cursor};
 use crate::contract::{
     Access, Method, Operation, OperationError, Problem, ProblemType, Repeat, Request, Response, Route,
-    Timestamp, Violation,
+    Timestamp,
 };
 
 /// Lists members.
@@ -57,28 +58,21 @@ pub struct Member {
 
 impl Response for Member {}
 
+impl Item for Member {
+    // Two names of 50 characters, an address of 254, ids and times.
+    const LARGEST: usize = 2048;
+}
+
 /// One page of members, in the order in which they joined.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct MemberPage {
     /// The members.
     pub data: Vec<Member>,
     /// Where the page stands.
-    pub meta: MemberPageMeta,
+    pub meta: CursorMeta,
 }
 
 impl Response for MemberPage {}
-
-/// Where a page of members stands among the others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct MemberPageMeta {
-    /// Members a page.
-    pub limit: i64,
-    /// Whether a page follows this one.
-    pub has_next: bool,
-    /// Continues after this page, while one follows.
-    pub next_cursor: Option<String>,
-}
 
 /// Why the list was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,11 +86,7 @@ impl OperationError for MembersError {
 
     fn into_problem(self) -> Problem {
         match self {
-            Self::InvalidCursor => Problem::invalid(vec![Violation::at(
-                "cursor",
-                "invalid",
-                "is not a cursor of this list; take meta.nextCursor",
-            )]),
+            Self::InvalidCursor => Problem::invalid(vec![invalid_cursor()]),
         }
     }
 }

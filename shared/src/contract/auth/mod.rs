@@ -34,10 +34,10 @@ pub use login::{Login, LoginError, LoginRequest};
 pub use logout::{Logout, LogoutRequest};
 pub use logout_all::{LogoutAll, LogoutAllRequest};
 pub use me::{Account, Me, MeRequest};
-pub use members::{Member, MemberPage, MemberPageMeta, Members, MembersError, MembersRequest};
+pub use members::{Member, MemberPage, Members, MembersError, MembersRequest};
 pub use password::RefusedPassword;
 pub use refresh::{Refresh, RefreshError, RefreshRequest};
-pub use sessions::{OpenSession, SessionList, Sessions, SessionsRequest};
+pub use sessions::{OpenSession, SessionList, SessionPosition, Sessions, SessionsError, SessionsRequest};
 pub use signup::{Signup, SignupError, SignupRequest};
 pub use update_member::{UpdateMember, UpdateMemberError, UpdateMemberRequest};
 

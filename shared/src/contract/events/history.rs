@@ -5,20 +5,57 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{EventRequest, EventStatus, HistoryAction, event_not_found};
+use super::{EventStatus, HistoryAction, event_not_found};
 use crate::contract::auth::UserId;
+use crate::contract::page::{CursorMeta, Item, decode_cursor, encode_cursor, invalid_cursor};
 use crate::contract::{
-    Access, Method, Operation, OperationError, Problem, ProblemType, Repeat, Response, Route, Timestamp,
+    Access, Method, Operation, OperationError, Problem, ProblemType, Repeat, Request, Response, Route,
+    Timestamp,
 };
 
 /// Reads an event's history.
 pub enum History {}
 
-/// An event's history, oldest first.
+/// Whose history, and which page of it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HistoryRequest {
+    /// The event's id. What is no UUID names no event.
+    #[schema(max_length = 256)]
+    pub id: String,
+    /// Entries a page, 100 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 100)]
+    pub limit: Option<i64>,
+    /// Continues after the page whose `meta.nextCursor` this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, min_length = 1, max_length = 256)]
+    pub cursor: Option<String>,
+}
+
+impl HistoryRequest {
+    /// Entries a page.
+    pub const DEFAULT_LIMIT: i64 = 100;
+
+    /// The position of the entry after which the page begins.
+    ///
+    /// # Errors
+    /// [`HistoryError::InvalidCursor`].
+    pub fn after(&self) -> Result<Option<i64>, HistoryError> {
+        let read = |cursor: &String| decode_cursor(cursor).ok_or(HistoryError::InvalidCursor);
+        self.cursor.as_ref().map(read).transpose()
+    }
+}
+
+impl Request for HistoryRequest {}
+
+/// One page of an event's history, oldest first.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct HistoryPage {
     /// The entries.
     pub data: Vec<HistoryEntry>,
+    /// Where the page stands.
+    pub meta: CursorMeta,
 }
 
 impl Response for HistoryPage {}
@@ -43,6 +80,29 @@ pub struct HistoryEntry {
     pub correlation_id: String,
 }
 
+/// An entry, and where it stands among all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct PlacedEntry {
+    /// The entry.
+    pub entry: HistoryEntry,
+    /// Grows from one entry of an event to the next.
+    #[serde(skip)]
+    pub position: i64,
+}
+
+impl PlacedEntry {
+    /// The cursor that continues after it.
+    pub fn cursor(&self) -> String {
+        encode_cursor(&self.position)
+    }
+}
+
+impl Item for PlacedEntry {
+    // A reason of 500 characters, a correlation id of 128.
+    const LARGEST: usize = 4096;
+}
+
 /// Why the history was not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HistoryError {
@@ -50,6 +110,8 @@ pub enum HistoryError {
     NotFound,
     /// The caller may see the event, but not what led to it.
     NotAllowed(&'static str),
+    /// The cursor is none of this list.
+    InvalidCursor,
 }
 
 impl OperationError for HistoryError {
@@ -59,6 +121,7 @@ impl OperationError for HistoryError {
         match self {
             Self::NotFound => event_not_found(),
             Self::NotAllowed(why) => Problem::new(ProblemType::Forbidden, why),
+            Self::InvalidCursor => Problem::invalid(vec![invalid_cursor()]),
         }
     }
 }
@@ -70,7 +133,8 @@ impl Operation for History {
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);
     const REPEAT: Repeat = Repeat::Safe;
-    type Request = EventRequest;
+    const PAGED: bool = true;
+    type Request = HistoryRequest;
     type Response = HistoryPage;
     type Error = HistoryError;
 }

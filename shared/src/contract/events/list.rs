@@ -144,6 +144,8 @@ pub struct PageMeta {
 pub enum ListError {
     /// The cursor is damaged, or of another sort.
     InvalidCursor,
+    /// The events of this numbered page are larger than a message carries.
+    PageTooLarge,
 }
 
 impl OperationError for ListError {
@@ -155,6 +157,12 @@ impl OperationError for ListError {
                 "cursor",
                 "invalid",
                 "is not a cursor of this list; take meta.nextCursor and keep sortBy and sortOrder",
+            )]),
+            // Shrunk, it would hide events from who goes on with the next number.
+            Self::PageTooLarge => Problem::invalid(vec![Violation::at(
+                "limit",
+                "too_large",
+                "makes a page that is larger than a message carries; ask for fewer events, or follow meta.nextCursor",
             )]),
         }
     }

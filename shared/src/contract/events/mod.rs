@@ -25,7 +25,7 @@ pub use approve::Approve;
 pub use create::{Create, CreateRequest};
 pub use delete::Delete;
 pub use get::{Get, GetError};
-pub use history::{History, HistoryEntry, HistoryError, HistoryPage};
+pub use history::{History, HistoryEntry, HistoryError, HistoryPage, HistoryRequest, PlacedEntry};
 pub use list::{EventPage, List, ListError, ListRequest, MAX_PAGE_DEPTH, PageMeta, SortBy, SortOrder};
 pub use reject::{Reject, RejectRequest};
 pub use submit::Submit;
@@ -168,6 +168,11 @@ pub struct Event {
 }
 
 impl super::keyed::sealed::SecretFree for Event {}
+
+impl super::page::Item for Event {
+    // Texts of 200, 5000, 200 and 500 characters, of four bytes each, and what has a fixed size.
+    const LARGEST: usize = 24 * 1024 + 512;
+}
 
 impl Response for Event {
     fn etag(&self) -> Option<EntityTag> {
