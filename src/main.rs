@@ -133,8 +133,9 @@ async fn run(config: runner::Config) -> anyhow::Result<ExitCode> {
     let shutdown = ops::shutdown_on_signal()?;
     let demo = config.demo;
     let announce = |ready: &runner::Ready| {
-        // Beside the log lines, which are for machines; nobody may be listening any more.
-        let _ = std::io::stderr().write_all(runner::welcome(ready, demo).as_bytes());
+        // Beside the log lines, which are for machines. From a thread of its own: the reader may be gone or stalled.
+        let welcome = runner::welcome(ready, demo);
+        std::thread::spawn(move || std::io::stderr().write_all(welcome.as_bytes()));
     };
     runner::run(config, announce, shutdown).await?;
     Ok(ExitCode::SUCCESS)

@@ -20,10 +20,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use database::DatabaseUrl;
-use shared::contract::auth::{AuthHandlers, WORKER};
+use shared::contract::auth::{AuthHandlers, SERVICE, WORKER};
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{
-    Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_jetstream,
+    Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_coverage,
+    watch_jetstream,
 };
 use shared::ops::{self, Status};
 use shared::revocations::Revocations;
@@ -122,6 +123,7 @@ async fn serve(
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&caller, health),
+            watch_coverage(&connection, SERVICE, health),
         )
     };
     let serve = async {

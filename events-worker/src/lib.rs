@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use database::DatabaseUrl;
-use shared::contract::events::{EventHandlers, WORKER};
+use shared::contract::events::{EventHandlers, SERVICE, WORKER};
 use shared::idempotency::Idempotency;
 use shared::identity::{PublicKeys, Verifier};
 use shared::messaging::{
-    Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_jetstream,
+    Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_coverage,
+    watch_jetstream,
 };
 use shared::ops::{self, Status};
 use shared::revocations::Revocations;
@@ -86,6 +87,7 @@ async fn serve(
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&caller, health),
+            watch_coverage(&connection, SERVICE, health),
         )
     };
     let serve = async {

@@ -8,15 +8,20 @@ use shared::messaging::{Caller, watch_jetstream};
 use crate::resilience::breaker::Position;
 use crate::upstream::Upstream;
 
-/// What a worker tells of its database when it is asked whether it is there.
-const DATABASE: &str = "database";
+/// What a worker tells of itself when it is asked whether it is there: of its database, and of its subjects.
+const TOLD: [&str; 2] = ["database", "subjects"];
 
 /// Looks at every dependency but the broker, again and again.
 pub(crate) async fn watch_dependencies(caller: &Caller, upstream: &Upstream, health: &Health) -> ! {
     let (never, ..) = tokio::join!(
         watch_jetstream(caller, health),
-        watch_worker(caller, health, auth::SERVICE, auth::WORKER, "auth-database"),
-        watch_worker(caller, health, events::SERVICE, events::WORKER, "events-database"),
+        watch_worker(caller, health, auth::SERVICE, auth::WORKER),
+        watch_worker(caller, health, events::SERVICE, events::WORKER),
+        health.watch("replies", || async {
+            let told =
+                |stream| format!("the stream {stream} answers requests in the workers' place; remove it");
+            caller.intruder().map_or(Ok(None), |stream| Err(told(stream)))
+        }),
         health.watch("breakers", || async move {
             let tripped = upstream.tripped();
             let named: Vec<_> =
@@ -30,18 +35,20 @@ pub(crate) async fn watch_dependencies(caller: &Caller, upstream: &Upstream, hea
     never
 }
 
-/// Asks the workers of a service whether one is there, and takes over what it says of its database.
-async fn watch_worker(caller: &Caller, health: &Health, service: &str, worker: &str, database: &str) -> ! {
+/// Asks the workers of a service whether one is there, and takes over what it says.
+async fn watch_worker(caller: &Caller, health: &Health, service: &str, worker: &str) -> ! {
     let look = || async move {
         let pong = caller.ping(service, DEPENDENCY_TIMEOUT).await;
-        let told = pong.as_ref().ok().and_then(|pong| from_str(pong.metadata.get(DATABASE)?).ok());
         let unknown = || Check {
             status: Status::Fail,
             latency_ms: None,
             observed_at: Timestamp::now(),
             detail: Some(format!("no {worker} tells")),
         };
-        health.set(database, told.unwrap_or_else(unknown));
+        for name in TOLD {
+            let told = pong.as_ref().ok().and_then(|pong| from_str(pong.metadata.get(name)?).ok());
+            health.set(&format!("{service}-{name}"), told.unwrap_or_else(unknown));
+        }
         pong.map(|_| None)
     };
     health.watch(worker, look).await

@@ -3,6 +3,7 @@
 mod export;
 mod lines;
 mod noise;
+mod output;
 mod settings;
 pub mod span;
 
@@ -19,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::metrics;
 pub(crate) use export::resource;
 use lines::Lines;
+use output::Output;
 use settings::Propagators;
 pub(crate) use settings::Settings;
 
@@ -34,6 +36,7 @@ static SETTINGS: LazyLock<Settings> = LazyLock::new(|| Settings::read(|name| std
 pub struct Telemetry {
     tracers: SdkTracerProvider,
     meters: Option<SdkMeterProvider>,
+    output: Option<Output>,
 }
 
 impl Telemetry {
@@ -46,8 +49,10 @@ impl Telemetry {
             Err(error) => (SdkTracerProvider::builder().build(), Some(error)),
         };
         span::made_by(&tracers);
+        // Without a thread for them there are no log lines, and nobody to say so to.
+        let output = settings.lines.then(Output::start).and_then(Result::ok);
         // Fails when a subscriber is set already, as in a test: then that one stays.
-        let _ = tracing_subscriber::registry().with(Lines::new(settings.lines)).try_init();
+        let _ = tracing_subscriber::registry().with(Lines::new(output.clone())).try_init();
         std::panic::set_hook(Box::new(|panic| {
             let message = panic.payload_as_str().unwrap_or("a panic without a message");
             let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -63,17 +68,23 @@ impl Telemetry {
             tracing::error!(%error, "there will be no metrics");
             None
         });
-        Self { tracers, meters }
+        if let Some(output) = &output {
+            output.observe();
+        }
+        Self { tracers, meters, output }
     }
 
     /// Sends what was not sent yet, for some seconds at most.
     pub async fn finish(self) {
-        let Self { tracers, meters } = self;
+        let Self { tracers, meters, output } = self;
         let spans = flush(move || tracers.shutdown_with_timeout(FLUSH_TIMEOUT));
         let figures =
             flush(move || meters.map_or(Ok(()), |meters| meters.shutdown_with_timeout(FLUSH_TIMEOUT)));
         let both = async { tokio::join!(spans, figures) };
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, both).await;
+        if let Some(output) = output {
+            output.flush().await;
+        }
     }
 }
 

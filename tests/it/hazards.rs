@@ -16,7 +16,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use crate::harness::process::Runner;
 use crate::harness::system::event;
+use crate::harness::walkthrough::Visitor;
 use crate::harness::{System, broker, eventually};
 
 /// A broker and a caller, without any worker.
@@ -238,6 +240,51 @@ async fn a_stream_over_command_subjects_keeps_the_worker_from_starting() {
     assert!(format!("{refused:#}").contains("GREEDY"), "{refused:#}");
     jetstream.delete_stream("GREEDY").await.unwrap();
     system.start_worker("events-worker").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_comes_over_command_subjects_is_waited_past_and_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let runner = Runner::start(directory.path(), &[("EVENTBOARD_HTTP", "127.0.0.1:0")]).await;
+    let visitor = Visitor::new(&runner.ready.http);
+    let token = visitor.login("user@acme.com").await;
+    let client = async_nats::connect(&runner.ready.nats).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client.clone());
+    for (subjects, storage) in [
+        (vec!["events.>".to_owned()], async_nats::jetstream::stream::StorageType::Memory),
+        (vec!["events.*".to_owned(), "auth.me".to_owned()], async_nats::jetstream::stream::StorageType::File),
+    ] {
+        let config = async_nats::jetstream::stream::Config {
+            name: "GREEDY".to_owned(),
+            subjects,
+            storage,
+            // Refused, it acknowledges with an error.
+            max_messages: 5,
+            discard: async_nats::jetstream::stream::DiscardPolicy::New,
+            ..Default::default()
+        };
+        jetstream.create_stream(config).await.unwrap();
+        for _ in 0..10 {
+            visitor.create(&token).await;
+            let (status, _, body) = visitor.get("/events", &token).await;
+            assert_eq!(status, 200, "{body}");
+        }
+        let health = async || visitor.get("/health", &token).await.2;
+        for check in ["replies", "events-subjects"] {
+            eventually("the stream is named in the health", || async {
+                let health = health().await;
+                let detail = health["checks"][check]["detail"].as_str().unwrap_or("");
+                health["status"] == "warn" && detail.contains("GREEDY")
+            })
+            .await;
+        }
+        assert!(
+            runner.lines_with("GREEDY").iter().any(|line| line["level"] == "ERROR"),
+            "no line names the stream"
+        );
+        jetstream.delete_stream("GREEDY").await.unwrap();
+        eventually("all is well again", || async { health().await["status"] == "pass" }).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,7 @@ mod rolling;
 mod row_security;
 mod runner;
 mod secrets;
+mod stalled_output;
 mod storm;
 mod tenants;
 mod tls;

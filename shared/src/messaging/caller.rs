@@ -168,7 +168,11 @@ impl Caller {
             Attempt { subject: operation.subject, span, begun: Instant::now(), ending: None };
         let exchange = async {
             let headers = request_headers(call, attempt, Timestamp::now(), Instant::now());
-            read_reply(self.request(operation.subject, headers, payload, call.deadline).await?)
+            let exchange = async {
+                let mut pending = self.hand_over(operation.subject, headers, payload, true).await?;
+                Ok(pending.reply().await?)
+            };
+            read_reply(within(call.deadline, exchange).await?)
         };
         let result = exchange.in_span(attempt_made.span.clone()).await;
         attempt_made.ending = Some(result.as_ref().err().map(CallError::name));
@@ -182,9 +186,7 @@ impl Caller {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Message, CallError> {
-        let exchange = async { Ok(self.send(subject, headers, payload).await?.reply().await?) };
-        // Also bounds the hand-over: a full command channel blocks for as long as the broker stalls.
-        tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(CallError::TimedOut))
+        within(deadline, async { Ok(self.send(subject, headers, payload).await?.reply().await?) }).await
     }
 
     /// Hands a request over and returns what waits for its reply.
@@ -194,6 +196,16 @@ impl Caller {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<Pending, CallError> {
+        self.hand_over(subject, headers, payload, false).await
+    }
+
+    async fn hand_over(
+        &self,
+        subject: impl ToSubject,
+        headers: HeaderMap,
+        payload: Bytes,
+        by_worker: bool,
+    ) -> Result<Pending, CallError> {
         // The library would queue the message and send it after we had given up.
         if !self.is_ready() {
             return Err(CallError::NotConnected);
@@ -202,12 +214,18 @@ impl Caller {
         if payload.len() + HEADER_ALLOWANCE > client.server_info().max_payload {
             return Err(CallError::TooLarge);
         }
-        let pending = self.replies.register();
+        let pending = if by_worker { self.replies.register_by_worker() } else { self.replies.register() };
         let inbox = pending.inbox.clone();
         match client.publish_with_reply_and_headers(subject, inbox, headers, payload).await {
             Ok(()) => Ok(pending),
             Err(_) => Err(CallError::NotConnected),
         }
+    }
+
+    /// The stream that covers command subjects, so that it answers requests in the workers' place, if one has been
+    /// seen to do so in the last seconds.
+    pub fn intruder(&self) -> Option<String> {
+        self.replies.intruder()
     }
 
     /// Asks every instance of `service` to answer, and returns what the first one said.
@@ -254,6 +272,15 @@ impl Caller {
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
+}
+
+/// The exchange, until `deadline`. Also bounds the hand-over: a full command channel blocks for as long as the broker
+/// stalls.
+async fn within<T>(
+    deadline: Instant,
+    exchange: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(CallError::TimedOut))
 }
 
 /// An attempt that is accounted for when it is dropped, however that comes: another one may be faster, and a client

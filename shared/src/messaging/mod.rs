@@ -24,6 +24,6 @@ pub use caller::{Call, CallError, Caller, Pong, Reply};
 pub use connection::{ConnectError, Connection, RECONNECT_GRACE};
 pub use key_directory::KeyDirectory;
 pub use liveness::{ConnectionDead, watch_broker, watch_jetstream};
-pub use provision::{ProvisionError, provision};
+pub use provision::{ProvisionError, provision, watch_coverage};
 pub use revocation_bucket::RevocationBucket;
 pub use server::{ServeError, Server};

@@ -4,11 +4,15 @@
 //! requests waiting after the connection broke (`docs/adr/0003-own-reply-multiplexer.md`).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_nats::{Message, StatusCode, SubscribeError};
 use futures_util::StreamExt;
+use serde::Deserialize;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Connection;
@@ -20,8 +24,19 @@ pub(super) struct Multiplexer {
     slots: Arc<Mutex<Slots>>,
     losses: watch::Receiver<u64>,
     ended: CancellationToken,
+    intruder: watch::Receiver<Option<Intruder>>,
     _reader: DropGuard,
 }
+
+/// A stream that has acknowledged a request in a worker's place.
+#[derive(Debug, Clone)]
+struct Intruder {
+    stream: String,
+    seen: Instant,
+}
+
+/// How long after its last acknowledgement a stream counts as answering requests.
+const INTRUDER_MEMORY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 struct Slots {
@@ -33,6 +48,8 @@ struct Slots {
 struct Slot {
     /// How often the link had been lost when the request was registered.
     losses: u64,
+    /// Whether only a worker may answer: acknowledgements by a stream are waited past.
+    by_worker: bool,
     reply: oneshot::Sender<Result<Message, NoReply>>,
 }
 
@@ -80,7 +97,8 @@ impl Multiplexer {
         let ended = CancellationToken::new();
         let stop = CancellationToken::new();
         let losses = connection.losses();
-        let reader = Reader { prefix: format!("{prefix}."), slots: Arc::clone(&slots) };
+        let (intruders, intruder) = watch::channel(None);
+        let reader = Reader { prefix: format!("{prefix}."), slots: Arc::clone(&slots), intruders };
         let (mut lost, finished, stopped) = (connection.losses(), ended.clone(), stop.clone());
         // Owned by the guard below: it ends when the multiplexer is dropped.
         tokio::spawn(async move {
@@ -101,27 +119,39 @@ impl Multiplexer {
             reader.fail_before(u64::MAX);
             finished.cancel();
         });
-        Ok(Self { prefix, slots, losses, ended, _reader: stop.drop_guard() })
+        Ok(Self { prefix, slots, losses, ended, intruder, _reader: stop.drop_guard() })
     }
 
-    /// Registers a request.
+    /// Registers a request to anybody.
     pub(super) fn register(&self) -> Pending {
-        self.register_under(&self.prefix)
+        self.register_under(&self.prefix, false)
+    }
+
+    /// Registers a request that only a worker may answer.
+    pub(super) fn register_by_worker(&self) -> Pending {
+        self.register_under(&self.prefix, true)
+    }
+
+    /// The stream that answers requests in the workers' place, if one has done so in the last seconds.
+    pub(super) fn intruder(&self) -> Option<String> {
+        let intruder = self.intruder.borrow();
+        let recent = intruder.as_ref().filter(|intruder| intruder.seen.elapsed() < INTRUDER_MEMORY);
+        recent.map(|intruder| intruder.stream.clone())
     }
 
     /// Registers a message that this process sends to itself. Its subject differs from those of replies, so
     /// that a user may be allowed to publish the one and not the other.
     pub(super) fn register_echo(&self) -> Pending {
-        self.register_under(&format!("{}.echo", self.prefix))
+        self.register_under(&format!("{}.echo", self.prefix), false)
     }
 
-    fn register_under(&self, prefix: &str) -> Pending {
+    fn register_under(&self, prefix: &str, by_worker: bool) -> Pending {
         let (sender, reply) = oneshot::channel();
         let losses = *self.losses.borrow();
         let mut slots = lock(&self.slots);
         let token = slots.next;
         slots.next += 1;
-        slots.waiting.insert(token, Slot { losses, reply: sender });
+        slots.waiting.insert(token, Slot { losses, by_worker, reply: sender });
         Pending { token, slots: Arc::clone(&self.slots), reply, inbox: format!("{prefix}.{token}") }
     }
 
@@ -144,16 +174,55 @@ impl Multiplexer {
 struct Reader {
     prefix: String,
     slots: Arc<Mutex<Slots>>,
+    intruders: watch::Sender<Option<Intruder>>,
+}
+
+/// The stream whose acknowledgement this is: a JSON object with its name, without headers, which every reply of a
+/// worker has.
+fn acknowledging_stream(message: &Message) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Acknowledgement {
+        stream: String,
+    }
+    if message.headers.is_some() {
+        return None;
+    }
+    serde_json::from_slice::<Acknowledgement>(&message.payload)
+        .ok()
+        .map(|acknowledgement| acknowledgement.stream)
 }
 
 impl Reader {
+    /// Notes a stream that covers command subjects; says so when it begins.
+    fn note_intruder(&self, stream: String) {
+        let seen = Instant::now();
+        self.intruders.send_if_modified(|before| {
+            let known = before.as_ref().is_some_and(|before| {
+                before.stream == stream && seen.duration_since(before.seen) < INTRUDER_MEMORY
+            });
+            if !known {
+                tracing::error!(stream, "a stream covers command subjects and answers requests; remove it");
+            }
+            *before = Some(Intruder { stream, seen });
+            !known
+        });
+    }
+
     fn deliver(&self, message: Message) {
         let name = message.subject.strip_prefix(self.prefix.as_str());
         let token = name.and_then(|name| name.strip_prefix("echo.").unwrap_or(name).parse::<u64>().ok());
-        let Some(slot) = token.and_then(|token| lock(&self.slots).waiting.remove(&token)) else {
-            // Late: its request has given up.
+        let mut slots = lock(&self.slots);
+        // Without one it is late: its request has given up.
+        let Some(Entry::Occupied(slot)) = token.map(|token| slots.waiting.entry(token)) else { return };
+        if slot.get().by_worker
+            && let Some(stream) = acknowledging_stream(&message)
+        {
+            drop(slots);
+            self.note_intruder(stream);
             return;
-        };
+        }
+        let slot = slot.remove();
+        drop(slots);
         let reply = match message.status {
             Some(StatusCode::NO_RESPONDERS) => Err(NoReply::NoResponders),
             _ => Ok(message),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Connection;
 use crate::contract::{auth, events};
+use crate::health::Health;
 use crate::revocations::REVOCATION_SECONDS;
 
 /// The bucket with the public keys.
@@ -138,6 +139,33 @@ async fn ensure_bucket(jetstream: &jetstream::Context, bucket: kv::Config) -> Re
         tracing::info!(bucket = name, before, replicas, "changed the number of replicas");
     }
     Ok(())
+}
+
+/// Between two looks at the streams.
+const COVERAGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Keeps the check `subjects` of `health` up to date: whether a stream covers the subjects of `service`.
+pub async fn watch_coverage(connection: &Connection, service: &'static str, health: &Health) -> ! {
+    let mut covered = false;
+    loop {
+        let began = Instant::now();
+        let found = assert_commands_uncovered(connection, service).await;
+        // That JetStream does not answer is told by a check of its own, and says nothing about streams.
+        if !matches!(found, Err(ProvisionError::Streams(_))) {
+            if let Err(error) = &found
+                && !covered
+            {
+                tracing::error!(%error, "requests are answered by a stream");
+            }
+            covered = found.is_err();
+            health.observe(
+                "subjects",
+                began.elapsed(),
+                found.map(|()| None).map_err(|error| error.to_string()),
+            );
+        }
+        tokio::time::sleep_until(began + COVERAGE_INTERVAL).await;
+    }
 }
 
 /// Refuses to serve `service` while a stream covers its subjects.

@@ -1,7 +1,7 @@
 //! Log lines: JSON on stdout, readable on a terminal, every line of a request with its ids.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::str::FromStr;
 
 use opentelemetry::trace::{Status, TraceContextExt};
@@ -14,6 +14,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer;
 
 use super::noise::Limited;
+use super::output::Output;
 use super::span::{CORRELATION_ID, Scope};
 use crate::contract::Timestamp;
 
@@ -27,24 +28,26 @@ const OURS: [&str; 6] = ["shared", "database", "gateway", "auth_worker", "events
 /// What becomes of each event: a line, if `RUST_LOG` asks for it, and from a warning on an event on the span that it
 /// belongs to, whatever `RUST_LOG` says. Spans of `tracing` are nobody's: ours are made elsewhere ([`super::span`]).
 pub(super) struct Lines {
-    /// Which events are written; `None` when none is.
-    wanted: Option<Targets>,
+    /// Which events are written.
+    wanted: Targets,
+    /// Where to; `None` when none is written.
+    output: Option<Output>,
     format: Format,
     limited: Limited,
 }
 
 impl Lines {
-    /// As `RUST_LOG` says, if lines are `written` at all.
-    pub(super) fn new(written: bool) -> Self {
+    /// As `RUST_LOG` says, to `output` if there is one.
+    pub(super) fn new(output: Option<Output>) -> Self {
         let text = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
         let usual = || Targets::from_str(USUAL).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
         let wanted = text.and_then(|text| Targets::from_str(&text).ok()).unwrap_or_else(usual);
         let format = if io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
-        Self { wanted: written.then_some(wanted), format, limited: Limited::default() }
+        Self { wanted, output, format, limited: Limited::default() }
     }
 
     fn is_written(&self, metadata: &Metadata<'_>) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| wanted.would_enable(metadata.target(), metadata.level()))
+        self.output.is_some() && self.wanted.would_enable(metadata.target(), metadata.level())
     }
 }
 
@@ -64,7 +67,8 @@ impl<S: Subscriber> Layer<S> for Lines {
             let levels = wanted.iter().map(|(_, level)| level).chain(wanted.default_level());
             levels.max().unwrap_or(LevelFilter::OFF)
         };
-        Some(self.wanted.as_ref().map_or(LevelFilter::OFF, levels).max(LevelFilter::WARN))
+        let written = self.output.as_ref().map_or(LevelFilter::OFF, |_| levels(&self.wanted));
+        Some(written.max(LevelFilter::WARN))
     }
 
     fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
@@ -75,10 +79,11 @@ impl<S: Subscriber> Layer<S> for Lines {
         }
         // Whatever else has passed `enabled` is to be written. It is not asked again: of what libraries say through
         // `log`, only `enabled` is told the target.
-        if (!also_on_span || self.is_written(metadata)) && self.limited.admits(metadata, Instant::now()) {
-            let line = line(event, self.format, Timestamp::now());
-            // Whoever was to read it may be gone, and there is nobody else to tell.
-            let _ = io::stdout().write_all(line.as_bytes());
+        if let Some(output) = &self.output
+            && (!also_on_span || self.is_written(metadata))
+            && self.limited.admits(metadata, Instant::now())
+        {
+            output.line(line(event, self.format, Timestamp::now()));
         }
     }
 }
@@ -327,7 +332,8 @@ mod tests {
     #[test]
     fn what_is_written_is_asked_for_and_what_is_ours_and_bad_is_let_through() {
         let lines = |written: bool, text: &str| Lines {
-            wanted: written.then(|| Targets::from_str(text).unwrap()),
+            wanted: Targets::from_str(text).unwrap(),
+            output: written.then(|| Output::to(io::sink()).unwrap()),
             format: Format::Json,
             limited: Limited::default(),
         };
