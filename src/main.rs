@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use eventboard::{chaos, healthcheck, runner, trace};
 use shared::contract::{auth, events};
 use shared::ops;
-use shared::settings::{Environment, NatsSettings, ProductionCheck};
+use shared::settings::{self, Environment, NatsSettings, SettingsCheck};
 use shared::telemetry::span::{self, InSpan};
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
@@ -130,6 +130,9 @@ async fn storm(config: &chaos::Config) -> anyhow::Result<ExitCode> {
 
 /// The whole system, until it is asked to stop.
 async fn run(config: runner::Config) -> anyhow::Result<ExitCode> {
+    if let Err(refused) = config.check() {
+        return Ok(ops::refuse_to_start(&refused));
+    }
     let shutdown = ops::shutdown_on_signal()?;
     let demo = config.demo;
     let announce = |ready: &runner::Ready| {
@@ -142,11 +145,9 @@ async fn run(config: runner::Config) -> anyhow::Result<ExitCode> {
 }
 
 async fn provision(nats: &NatsSettings, replicas: usize, env: Environment) -> anyhow::Result<ExitCode> {
-    let mut check = ProductionCheck::default();
+    let mut check = SettingsCheck::new(env);
     nats.check(&mut check);
-    if env == Environment::Production
-        && let Err(refused) = check.finish()
-    {
+    if let Err(refused) = check.finish() {
         return Ok(ops::refuse_to_start(&refused));
     }
     runner::provision(nats, replicas).await?;
@@ -178,7 +179,7 @@ async fn healthcheck(url: Option<String>, admin: SocketAddr) -> anyhow::Result<E
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let Arguments { command, config } = Arguments::parse();
+    let Arguments { command, config } = settings::parse();
     let telemetry = services(command.as_ref()).map(|services| ops::prepare_process(&services));
     let ended = match command {
         None => run(config).await,

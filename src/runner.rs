@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use database::DatabaseSettings;
+use database::{DatabaseSettings, DatabaseUrl};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use shared::contract::{auth, events};
 use shared::demo;
 use shared::messaging::{self, Connection};
 use shared::ops::ListenError;
-use shared::settings::{Environment, NatsSettings, secret};
+use shared::settings::{Environment, NatsSettings, Refused, SettingsCheck, secret};
 use shared::telemetry::span::{self, InSpan};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -55,14 +55,34 @@ pub struct Config {
     #[arg(long, env = "EVENTBOARD_DEMO", default_value_t = true, action = clap::ArgAction::Set)]
     pub demo: bool,
     /// Origins that browsers may call from, separated by commas; * allows all
-    #[arg(long, env = "EVENTBOARD_CORS_ORIGINS", default_value = "*", value_delimiter = ',')]
-    pub cors_origins: Vec<String>,
+    #[arg(long, env = "EVENTBOARD_CORS_ORIGINS", default_value = "*")]
+    pub cors_origins: gateway::CorsOrigins,
     /// Requests of one user per second, and at once: <per second>:<burst>, or off
     #[arg(long, env = "EVENTBOARD_RATE_LIMIT_USER", default_value = "200:400")]
     pub rate_limit_user: gateway::RateLimit,
     /// Requests from one address per second, and at once: <per second>:<burst>, or off
     #[arg(long, env = "EVENTBOARD_RATE_LIMIT_IP", default_value = "400:800")]
     pub rate_limit_ip: gateway::RateLimit,
+}
+
+impl Config {
+    /// Refuses settings that cannot be used.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn check(&self) -> Result<(), Refused> {
+        let mut check = SettingsCheck::new(Environment::Development);
+        self.nats.check(&mut check);
+        for (variable, url) in [
+            ("EVENTBOARD_AUTH_DATABASE_URL", &self.auth_database_url),
+            ("EVENTBOARD_EVENTS_DATABASE_URL", &self.events_database_url),
+        ] {
+            if let Err(error) = url.as_ref().map_or(Ok(()), DatabaseUrl::check) {
+                check.refuse(variable, error);
+            }
+        }
+        check.finish()
+    }
 }
 
 /// What `ready.json` says about a running system.
@@ -268,6 +288,7 @@ fn service_configs(
         nats: settings.clone(),
         cors_origins: config.cors_origins.clone(),
         header_timeout: 30,
+        idle_timeout: 75,
         max_connections: 4096,
         max_in_flight: 256,
         breakers: true,

@@ -7,17 +7,18 @@ use std::path::PathBuf;
 use clap::Args;
 use database::DatabaseSettings;
 use secrecy::{ExposeSecret, SecretString};
-use shared::settings::{Environment, NatsSettings, ProductionCheck, Refused, secret, secret_file};
+use shared::settings::{
+    Environment, NatsSettings, Refused, SAMPLE, SecretFile, SettingsCheck, secret, secret_file,
+};
 
 use crate::peppers::{NotPeppers, Peppers};
+use crate::tokens::TokenIssuer;
 
 const PEPPER: &str = "EVENTBOARD_PASSWORD_PEPPER";
 const SIGNING_KEY: &str = "EVENTBOARD_SIGNING_KEY";
 
-/// The key that comes with the sources, without the lines around it.
-fn sample_key() -> &'static str {
-    include_str!("../../deploy/sample-secrets/signing-key.pem").lines().nth(1).unwrap_or_default()
-}
+/// The key that comes with the sources.
+const SAMPLE_KEY: &str = include_str!("../../deploy/sample-secrets/signing-key.pem");
 
 /// Everything the auth worker can be told.
 #[derive(Debug, Clone, Args)]
@@ -39,13 +40,13 @@ pub struct Config {
     pub signing_key: Option<SecretString>,
     /// File with the signing key
     #[arg(long, env = "EVENTBOARD_SIGNING_KEY_FILE", value_parser = secret_file)]
-    pub signing_key_file: Option<SecretString>,
+    pub signing_key_file: Option<SecretFile>,
     /// Peppers of password hashes, the first for new ones: <id>:<secret>, several separated by commas
     #[arg(long, env = PEPPER, hide_env_values = true, value_parser = secret, conflicts_with = "password_pepper_file")]
     pub password_pepper: Option<SecretString>,
     /// File with the peppers
     #[arg(long, env = "EVENTBOARD_PASSWORD_PEPPER_FILE", value_parser = secret_file)]
-    pub password_pepper_file: Option<SecretString>,
+    pub password_pepper_file: Option<SecretFile>,
     /// Threads that hash passwords, 19 MiB each [default: one per CPU]
     #[arg(long, env = "EVENTBOARD_PASSWORD_THREADS")]
     pub password_threads: Option<NonZeroUsize>,
@@ -63,22 +64,17 @@ pub struct Config {
 pub(crate) struct PepperError(#[from] NotPeppers);
 
 impl Config {
-    /// Refuses settings that are not fit for where the system runs.
+    /// Refuses settings that cannot be used, or are not fit for where the system runs.
     ///
     /// # Errors
     /// [`Refused`].
     pub fn check(&self) -> Result<(), Refused> {
-        if self.env == Environment::Development {
-            return Ok(());
-        }
-        let mut check = ProductionCheck::default();
+        let mut check = SettingsCheck::new(self.env);
         self.nats.check(&mut check);
         self.database.check(&mut check);
-        match self.signing_key().map(|key| key.expose_secret().contains(sample_key())) {
-            None => check.refuse(SIGNING_KEY, "is required: every replica needs the same one"),
-            Some(true) => check.refuse(SIGNING_KEY, "is a sample that everybody knows"),
-            Some(false) => {}
-        }
+        check.file("EVENTBOARD_SIGNING_KEY_FILE", self.signing_key_file.as_ref());
+        self.check_signing_key(&mut check);
+        check.file("EVENTBOARD_PASSWORD_PEPPER_FILE", self.password_pepper_file.as_ref());
         let peppers = self.peppers();
         match &peppers {
             Ok(peppers) => peppers.secrets().for_each(|secret| check.secret(PEPPER, secret)),
@@ -88,13 +84,35 @@ impl Config {
         check.finish()
     }
 
+    /// Judges the key itself, however its text is written.
+    fn check_signing_key(&self, check: &mut SettingsCheck<'_>) {
+        let Some(text) = self.signing_key() else {
+            if self.signing_key_file.is_none() {
+                check.forbid(SIGNING_KEY, "is required: every replica needs the same one");
+            }
+            return;
+        };
+        match TokenIssuer::from_pem(text) {
+            Err(_) => check.refuse(SIGNING_KEY, "is no Ed25519 private key in PKCS#8 PEM form"),
+            Ok(key) => {
+                let sample = TokenIssuer::from_pem(&SecretString::from(SAMPLE_KEY));
+                if sample.is_ok_and(|sample| sample.has_same_key(&key)) {
+                    check.forbid(SIGNING_KEY, SAMPLE);
+                } else if key.has_weak_seed() {
+                    check.forbid(SIGNING_KEY, "was not made at random: its bytes follow a pattern");
+                }
+            }
+        }
+    }
+
     /// The peppers, none if there is no such setting.
     pub(crate) fn peppers(&self) -> Result<Peppers, PepperError> {
-        let text = self.password_pepper.as_ref().or(self.password_pepper_file.as_ref());
+        let file = || self.password_pepper_file.as_ref()?.secret();
+        let text = self.password_pepper.as_ref().or_else(file);
         text.map_or_else(|| Ok(Peppers::default()), |text| Ok(text.expose_secret().parse()?))
     }
 
     pub(crate) fn signing_key(&self) -> Option<&SecretString> {
-        self.signing_key.as_ref().or(self.signing_key_file.as_ref())
+        self.signing_key.as_ref().or_else(|| self.signing_key_file.as_ref()?.secret())
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use shared::contract::auth::WORKER;
 use shared::ops;
+use shared::settings;
 use shared::telemetry::span::{self, InSpan};
 
 /// EventBoard's identity service: answers auth.* on NATS
@@ -20,7 +21,7 @@ struct Arguments {
 
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+    let arguments = settings::parse::<Arguments>();
     let telemetry = ops::prepare_process(&[WORKER]);
     let served = serve(arguments).await;
     telemetry.finish().await;

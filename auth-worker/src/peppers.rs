@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use secrecy::{ExposeSecret, SecretString};
+use shared::settings::listed;
 
 /// The longest id, which Argon2 bounds.
 const MAX_ID: usize = 8;
@@ -51,13 +52,13 @@ impl FromStr for Peppers {
 
     fn from_str(text: &str) -> Result<Self, NotPeppers> {
         let mut peppers: Vec<Pepper> = Vec::new();
-        for (index, pair) in text.trim().split(',').enumerate() {
-            if index == 0 && pair.trim() == NONE {
+        for pair in listed(text) {
+            if peppers.is_empty() && pair == NONE {
                 // New hashes take none yet: every worker learns of a pepper before the first hash needs it.
                 peppers.push(Pepper { id: String::new(), secret: SecretString::default() });
                 continue;
             }
-            let (id, secret) = pair.trim().split_once(':').ok_or(NotPeppers::Id)?;
+            let (id, secret) = pair.split_once(':').ok_or(NotPeppers::Id)?;
             let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric());
             if !plain || !(1..=MAX_ID).contains(&id.len()) {
                 return Err(NotPeppers::Id);

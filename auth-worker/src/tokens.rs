@@ -1,6 +1,6 @@
 //! Signs access tokens, derives refresh tokens, and shows the public keys.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,6 +26,9 @@ use crate::store::Owner;
 
 /// How long after its publication every verifier has learned of a key, which looks every second.
 const LEARNED_AFTER: Duration = Duration::from_secs(3);
+
+/// The fewest different bytes in a seed of 32 that was made at random.
+const MIN_DIFFERENT_BYTES: usize = 12;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";
@@ -124,6 +127,24 @@ impl TokenIssuer {
             file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         }
         Self::from_pem(&SecretString::from(std::fs::read_to_string(path).map_err(failed)?))
+    }
+
+    /// Whether both have the same configured key.
+    pub(crate) fn has_same_key(&self, other: &Self) -> bool {
+        self.configured_kid().ok().zip(other.configured_kid().ok()).is_some_and(|(own, other)| own == other)
+    }
+
+    /// Whether the configured key's seed follows a pattern that no source of randomness would give: few different
+    /// bytes, or the same step from each to the next. One in 10^20 random seeds looks like that.
+    pub(crate) fn has_weak_seed(&self) -> bool {
+        let pair = Ed25519KeyPair::from_pkcs8(self.configured.expose_secret()).ok();
+        let seed = pair.and_then(|pair| pair.seed().and_then(|seed| seed.as_be_bytes()).ok());
+        seed.is_none_or(|seed| {
+            let seed = seed.as_ref();
+            let different = |bytes: &[u8]| bytes.iter().collect::<HashSet<_>>().len();
+            let steps: Vec<u8> = seed.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+            different(seed) < MIN_DIFFERENT_BYTES || different(&steps) < MIN_DIFFERENT_BYTES
+        })
     }
 
     /// A key for `purpose`, the same for every worker that has the same signing key.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
-use shared::settings::{ProductionCheck, secret, secret_file};
+use shared::settings::{SecretFile, SettingsCheck, secret, secret_file};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 const URL: &str = "EVENTBOARD_DATABASE_URL";
@@ -24,7 +24,7 @@ pub struct DatabaseSettings {
     database_password: Option<SecretString>,
     /// File with the password for Postgres
     #[arg(long, env = "EVENTBOARD_DATABASE_PASSWORD_FILE", value_parser = secret_file)]
-    database_password_file: Option<SecretString>,
+    database_password_file: Option<SecretFile>,
     /// Connections to Postgres this process may use at once
     #[arg(long, env = "EVENTBOARD_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
@@ -80,13 +80,14 @@ impl DatabaseSettings {
     }
 
     fn password(&self) -> Option<&SecretString> {
-        self.database_password.as_ref().or(self.database_password_file.as_ref())
+        self.database_password.as_ref().or_else(|| self.database_password_file.as_ref()?.secret())
     }
 
-    /// Tells `check` what production cannot accept.
-    pub fn check<'a>(&'a self, check: &mut ProductionCheck<'a>) {
+    /// Tells `check` what cannot be used, and what production cannot accept.
+    pub fn check<'a>(&'a self, check: &mut SettingsCheck<'a>) {
+        check.file("EVENTBOARD_DATABASE_PASSWORD_FILE", self.database_password_file.as_ref());
         let Some(url) = &self.database_url else {
-            return check.refuse(URL, "is required: the default file would be lost with its machine");
+            return check.forbid(URL, "is required: the default file would be lost with its machine");
         };
         match url.expose_secret().parse() {
             Err(error @ UnknownDatabase) => check.refuse(URL, error),
@@ -97,10 +98,10 @@ impl DatabaseSettings {
                     PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull
                 );
                 if !encrypted && options.get_socket().is_none() {
-                    check.refuse(URL, "is not encrypted: add ?sslmode=verify-full&sslrootcert=<path>");
+                    check.forbid(URL, "is not encrypted: add ?sslmode=verify-full&sslrootcert=<path>");
                 }
                 if url_has_password(url.expose_secret()) {
-                    check.refuse(URL, "holds a password: move it to EVENTBOARD_DATABASE_PASSWORD_FILE");
+                    check.forbid(URL, "holds a password: move it to EVENTBOARD_DATABASE_PASSWORD_FILE");
                 }
             }
         }
@@ -114,6 +115,16 @@ fn url_has_password(url: &str) -> bool {
     let authority =
         url.split_once("://").map_or(url, |(_, rest)| rest.split(['/', '?']).next().unwrap_or(""));
     authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) || url.contains("password=")
+}
+
+impl DatabaseUrl {
+    /// Whether this names a database.
+    ///
+    /// # Errors
+    /// [`UnknownDatabase`].
+    pub fn check(url: &SecretString) -> Result<(), UnknownDatabase> {
+        url.expose_secret().parse().map(|_: Self| ())
+    }
 }
 
 impl FromStr for DatabaseUrl {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use database::DatabaseSettings;
-use shared::settings::{Environment, NatsSettings, ProductionCheck, Refused};
+use shared::settings::{Environment, NatsSettings, Refused, SettingsCheck};
 
 /// Everything the events worker can be told.
 #[derive(Debug, Clone, Args)]
@@ -31,15 +31,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Refuses settings that are not fit for where the system runs.
+    /// Refuses settings that cannot be used, or are not fit for where the system runs.
     ///
     /// # Errors
     /// [`Refused`].
     pub fn check(&self) -> Result<(), Refused> {
-        if self.env == Environment::Development {
-            return Ok(());
-        }
-        let mut check = ProductionCheck::default();
+        let mut check = SettingsCheck::new(self.env);
         self.nats.check(&mut check);
         self.database.check(&mut check);
         check.demo(self.demo);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use shared::contract::events::WORKER;
 use shared::ops;
+use shared::settings;
 use shared::telemetry::span::{self, InSpan};
 
 /// EventBoard's moderation service: answers events.* on NATS
@@ -17,7 +18,7 @@ struct Arguments {
 
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+    let arguments = settings::parse::<Arguments>();
     let telemetry = ops::prepare_process(&[WORKER]);
     let served = serve(arguments.config).await;
     telemetry.finish().await;

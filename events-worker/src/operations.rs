@@ -116,7 +116,13 @@ impl Events {
             // Judged before anything was written, so that the transaction holds nothing but the refusal.
             Err(Attempt::Failed(Failure::Refused(error))) => match (error.into_problem(), &cx.write) {
                 (problem, Some(_)) if is_kept(problem.kind.status()) => (Answer::refusal(&problem, cx), None),
-                (problem, _) => return Err(Failure::Problem(problem).into()),
+                (problem, Some(write)) => {
+                    // An earlier attempt of the same write may have succeeded, and be the reason.
+                    let saved = self.store.kept(write).await?;
+                    let Some(saved) = saved else { return Err(Failure::Problem(problem).into()) };
+                    return write.replay(saved).map_err(|reason| Attempt::Failed(reason.into()));
+                }
+                (problem, None) => return Err(Failure::Problem(problem).into()),
             },
             Err(failed) => return Err(failed),
         };
@@ -211,9 +217,7 @@ impl<F> Change<'_, F> {
         let event = found.ok_or(refused(ChangeError::NotFound))?;
         let after = permitted(principal, &event, self.action).map_err(refused)?;
         let current = EntityTag(event.version);
-        if cx.if_match.as_ref().is_some_and(|wanted| !wanted.matches_strongly(current)) {
-            return Err(refused(ChangeError::VersionMismatch(current)).into());
-        }
+        precondition(cx, current).map_err(refused)?;
         let (written, result) = match (self.apply)(&event).map_err(Failure::Refused)? {
             Becomes::Same => return Ok(event),
             Becomes::Next(mut next) => {
@@ -252,6 +256,19 @@ where
 
     fn announce(&self, _event: &Event) {
         self.announce_change();
+    }
+}
+
+/// Whether the event's version is one that the caller wants to change (RFC 9110 §13.2.2).
+fn precondition(cx: &Context, current: EntityTag) -> Result<(), ChangeError> {
+    match (&cx.if_match, &cx.if_none_match) {
+        (Some(wanted), _) if !wanted.matches_strongly(current) => Err(if wanted.matches_weakly(current) {
+            ChangeError::WeakTag(current)
+        } else {
+            ChangeError::VersionMismatch(current)
+        }),
+        (_, Some(unwanted)) if unwanted.matches_weakly(current) => Err(ChangeError::VersionMatch(current)),
+        _ => Ok(()),
     }
 }
 

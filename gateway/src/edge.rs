@@ -10,6 +10,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use opentelemetry::propagation::Extractor;
 use shared::contract::{CorrelationId, Problem, ProblemType, RequestIds};
+use shared::http;
 use shared::ops::Status;
 use shared::telemetry::span::{self, InSpan, Span};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -17,6 +18,7 @@ use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use uuid::Uuid;
 
+use crate::config::CorsOrigins;
 use crate::problem::{Failed, render};
 use crate::{extract, limits, metrics, routes};
 
@@ -67,7 +69,7 @@ pub(crate) fn surround(routes: Router, cors: CorsLayer, status: Status) -> Route
     };
     routes
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(limit_target))
+        .layer(middleware::from_fn(judge_target))
         .layer(cors)
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::X_FRAME_OPTIONS, "DENY"))
@@ -79,17 +81,15 @@ pub(crate) fn surround(routes: Router, cors: CorsLayer, status: Status) -> Route
 }
 
 /// CORS for these origins. Tokens travel in a header, never in cookies, so no credentials are allowed.
-pub(crate) fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
-    let origins = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::from(AnyValue)
-    } else {
-        let parse = |origin: &String| {
-            HeaderValue::from_str(origin)
-                .map_err(|_| anyhow::anyhow!("EVENTBOARD_CORS_ORIGINS: {origin:?} is no origin"))
-        };
-        AllowOrigin::list(origins.iter().map(parse).collect::<Result<Vec<_>, _>>()?)
+pub(crate) fn cors(origins: &CorsOrigins) -> CorsLayer {
+    let origins = match origins {
+        CorsOrigins::Any => AllowOrigin::from(AnyValue),
+        // An origin is ASCII: each is a header's value.
+        CorsOrigins::Listed(origins) => {
+            AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        }
     };
-    Ok(CorsLayer::new()
+    CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers([
@@ -100,6 +100,10 @@ pub(crate) fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
             CORRELATION_ID.clone(),
             HeaderName::from_static("idempotency-key"),
             extract::PREFER.clone(),
+            // A front end that is traced sends these with every request.
+            HeaderName::from_static("traceparent"),
+            HeaderName::from_static("tracestate"),
+            HeaderName::from_static("baggage"),
         ])
         .expose_headers([
             CORRELATION_ID.clone(),
@@ -113,15 +117,20 @@ pub(crate) fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
             limits::RATE_LIMIT.clone(),
             limits::RATE_LIMIT_POLICY.clone(),
         ])
-        .max_age(std::time::Duration::from_secs(600)))
+        .max_age(std::time::Duration::from_secs(600))
 }
 
 fn panicked(_panic: Box<dyn Any + Send>) -> Response {
     Failed(Problem::internal(&"a request handler panicked")).into_response()
 }
 
-/// Refuses request targets that only an attack would make that long.
-async fn limit_target(request: Request, next: Next) -> Response {
+/// Refuses requests that do not say clearly what they are for: without one valid host (RFC 9112 §3.2), and with a
+/// target that only an attack would make that long.
+async fn judge_target(request: Request, next: Next) -> Response {
+    if !http::has_valid_host(&request) {
+        let rule = "the header Host must occur once and name a host";
+        return Failed(Problem::new(ProblemType::MalformedRequest, rule)).into_response();
+    }
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI) {
         let rule = format!("the request target may have at most {MAX_URI} bytes");
         return Failed(Problem::new(ProblemType::UriTooLong, rule)).into_response();
@@ -245,8 +254,7 @@ mod tests {
         }
         let routes = Router::new().route("/panics", get(panics)).fallback(unknown_route);
         let status = Status::new(&[], &tokio_util::sync::CancellationToken::new());
-        let response =
-            surround(routes, cors(&["*".to_owned()]).unwrap(), status).oneshot(request).await.unwrap();
+        let response = surround(routes, cors(&CorsOrigins::Any), status).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1 << 20).await.unwrap();
         (Response::from_parts(parts, ()), serde_json::from_slice(&body).unwrap())
@@ -254,8 +262,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_a_problem_with_ids_and_without_details() {
-        let request =
-            axum::http::Request::get("/panics").header("x-correlation-id", "test-123").body(Body::empty());
+        let request = axum::http::Request::get("/panics")
+            .header("host", "test")
+            .header("x-correlation-id", "test-123")
+            .body(Body::empty());
         let (response, problem) = answer(request.unwrap()).await;
         assert_eq!(response.status(), 500);
         assert_eq!(response.headers()["content-type"], PROBLEM);
@@ -281,14 +291,17 @@ mod tests {
     #[tokio::test]
     async fn unknown_routes_and_methods_are_problems() {
         let (response, problem) =
-            answer(axum::http::Request::get("/nowhere").body(Body::empty()).unwrap()).await;
+            answer(axum::http::Request::get("/nowhere").header("host", "test").body(Body::empty()).unwrap())
+                .await;
         assert_eq!((response.status().as_u16(), problem.status), (404, 404));
         let (response, problem) =
-            answer(axum::http::Request::put("/panics").body(Body::empty()).unwrap()).await;
+            answer(axum::http::Request::put("/panics").header("host", "test").body(Body::empty()).unwrap())
+                .await;
         assert_eq!((response.status().as_u16(), problem.status), (405, 405));
         assert_eq!(response.headers()["allow"], "GET,HEAD");
         let long = format!("/{}", "x".repeat(MAX_URI));
-        let (response, problem) = answer(axum::http::Request::get(long).body(Body::empty()).unwrap()).await;
+        let (response, problem) =
+            answer(axum::http::Request::get(long).header("host", "test").body(Body::empty()).unwrap()).await;
         assert_eq!((response.status().as_u16(), problem.status), (414, 414));
     }
 }

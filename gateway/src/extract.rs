@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes, HttpBody as _, to_bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Uri, header};
 use http_body_util::LengthLimitError;
@@ -15,6 +15,8 @@ use shared::contract::{
 };
 use shared::identity::Verifier;
 use tokio::time::Instant;
+
+use crate::fields::parts;
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,9 +54,9 @@ pub(crate) fn authorization<O: Operation>(
 /// sense is no error; it is not applied.
 pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
     let lines = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
-    let mut preferences = lines.flat_map(|line| line.split(','));
+    let mut preferences = lines.flat_map(|line| parts(line, ','));
     let seconds = preferences.find_map(|preference| {
-        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        let (name, value) = parts(preference, ';').next()?.split_once('=')?;
         name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').parse().ok())
     });
     seconds.flatten().filter(|seconds| *seconds > 0).map(Duration::from_secs)
@@ -86,24 +88,38 @@ pub(crate) fn precondition(headers: &HeaderMap, name: &HeaderName) -> Result<Opt
 
 /// Refuses clients that accept no JSON.
 pub(crate) fn accepts_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut ranges = headers.get_all(header::ACCEPT).iter().peekable();
-    if ranges.peek().is_none() {
-        return Ok(());
-    }
-    let acceptable =
-        ranges.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let json = matches!(
-                parts.next().unwrap_or_default().to_ascii_lowercase().as_str(),
-                "*/*" | "application/*" | "application/json" | "application/problem+json"
-            );
-            json && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-        });
+    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let ranges: Vec<(u8, bool)> = lines.flat_map(|line| parts(line, ',')).map(judge_range).collect();
+    // The most specific range that fits decides (RFC 9110 §12.5.1).
+    let most_specific = ranges.iter().map(|(specificity, _)| *specificity).max();
+    let acceptable = match most_specific {
+        // Without any range, everything is accepted.
+        None => true,
+        Some(0) => false,
+        Some(most) => ranges.iter().any(|(specificity, accepted)| *specificity == most && *accepted),
+    };
     if acceptable {
         Ok(())
     } else {
         Err(Problem::new(ProblemType::NotAcceptable, "answers are application/json"))
     }
+}
+
+/// How specifically a media range names JSON, 0 for not at all, and whether it is accepted or excluded by `q=0`.
+fn judge_range(range: &str) -> (u8, bool) {
+    let mut parts = parts(range, ';');
+    let specificity = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "application/json" | "application/problem+json" => 3,
+        "application/*" => 2,
+        // The latter is what some clients send for the former.
+        "*/*" | "*" => 1,
+        _ => 0,
+    };
+    let weight = parts.find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>().ok()).flatten()
+    });
+    (specificity, weight.is_none_or(|weight| weight > 0.0))
 }
 
 /// The operation's request: path id, query and body as one checked JSON object.
@@ -145,7 +161,20 @@ fn query<T: shared::contract::Request>(
     Value::Object(members)
 }
 
+/// Refuses a body that would have to be decoded first.
+fn is_plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut lines = headers.get_all(header::CONTENT_ENCODING).iter();
+    let plain = lines.all(|line| {
+        line.to_str().is_ok_and(|line| parts(line, ',').all(|coding| coding.eq_ignore_ascii_case("identity")))
+    });
+    let rule = "the body must not be compressed or encoded otherwise; see the header Accept-Encoding";
+    if plain { Ok(()) } else { Err(Problem::new(ProblemType::UnsupportedContentEncoding, rule)) }
+}
+
 async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    if !body.is_end_stream() {
+        is_plain(headers)?;
+    }
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > limit) {

@@ -4,6 +4,7 @@ mod config;
 mod documents;
 mod edge;
 mod extract;
+mod fields;
 mod health;
 mod limits;
 mod metrics;
@@ -31,7 +32,7 @@ use shared::revocations::Revocations;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::Config;
+pub use config::{Config, CorsOrigins, NotAnOrigin};
 pub use edge::NAME;
 pub use limits::{NotARateLimit, RateLimit};
 
@@ -80,7 +81,7 @@ async fn serve(
     announce: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let cors = edge::cors(&config.cors_origins)?;
+    let cors = edge::cors(&config.cors_origins);
     // Not waited for: without a broker every request is answered with 503, at once.
     let connection = Connection::begin(&config.nats, "gateway").await?;
     let keys = PublicKeys::unknown();
@@ -98,6 +99,7 @@ async fn serve(
     let router = edge::surround(router(Arc::clone(&gateway), status), cors, status.clone());
     let limits = Limits {
         header_timeout: Duration::from_secs(config.header_timeout.max(1)),
+        idle_timeout: Duration::from_secs(config.idle_timeout.max(1)),
         max_connections: config.max_connections,
     };
     let closing = CancellationToken::new();

@@ -18,6 +18,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use shared::contract::{ClientNetwork, Problem, ProblemType};
 
+use crate::fields::parts;
 use crate::problem::Failed;
 use crate::routes::Gateway;
 
@@ -182,12 +183,18 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted_hops: usize) -> IpA
         return peer;
     }
     let lines = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let hops: Vec<&str> = lines.flat_map(|line| parts(line, ',')).collect();
     // Fewer than there are proxies: it did not come through them.
-    // Some proxies add the port.
-    let address = |hop: &str| hop.parse().ok().or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()));
     let outermost = hops.len().checked_sub(trusted_hops).and_then(|index| address(hops[index]));
     outermost.unwrap_or(peer)
+}
+
+/// The address in an entry: some proxies add the port, put IPv6 in brackets, or quote it as in `Forwarded`.
+fn address(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim_matches('"');
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    bare.parse().ok().or_else(with_port)
 }
 
 #[cfg(test)]
@@ -239,6 +246,9 @@ mod tests {
         assert_eq!(address(&["6.6.6.6, 1.1.1.1, 10.0.0.9"], 2), "1.1.1.1");
         assert_eq!(address(&["1.1.1.1:4711"], 1), "1.1.1.1");
         assert_eq!(address(&["[2001:db8::1]:4711"], 1), "2001:db8::1");
+        assert_eq!(address(&["[2001:db8::1]"], 1), "2001:db8::1");
+        assert_eq!(address(&["\"[2001:db8::1]\""], 1), "2001:db8::1");
+        assert_eq!(address(&["6.6.6.6, 1.1.1.1, "], 1), "1.1.1.1");
         for nothing in [&[][..], &["1.1.1.1"], &["nonsense, 10.0.0.9"]] {
             assert_eq!(address(nothing, 2), "10.0.0.1", "{nothing:?}");
         }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use shared::ops;
+use shared::settings;
 use shared::telemetry::span::{self, InSpan};
 
 /// EventBoard's HTTP gateway
@@ -16,7 +17,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+    let arguments = settings::parse::<Arguments>();
     let telemetry = ops::prepare_process(&[gateway::NAME]);
     let served = serve(arguments.config).await;
     telemetry.finish().await;

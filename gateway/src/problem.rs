@@ -31,6 +31,7 @@ pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
     let missed = (response.status() == StatusCode::METHOD_NOT_ALLOWED)
         .then(|| Problem::new(ProblemType::MethodNotAllowed, "use one of the methods in the header Allow"));
     let problem = carried.or(missed);
+    let problem_kind = problem.as_ref().map(|problem| problem.kind);
     if let Some(seconds) = problem.as_ref().and_then(|problem| problem.retry_after) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -39,6 +40,10 @@ pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
         response.headers_mut().remove(header::CONTENT_LENGTH);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         *response.body_mut() = body.into();
+    }
+    if problem_kind == Some(ProblemType::UnsupportedContentEncoding) {
+        // RFC 9110 §12.5.3: it tells this 415 from one for the media type.
+        response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     let further = match response.status() {
         StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer realm=\"eventboard\"")),

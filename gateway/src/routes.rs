@@ -37,6 +37,14 @@ pub(crate) const ORIGINAL_CORRELATION_ID: HeaderName =
 /// Which of a request's preferences shaped the answer (RFC 7240).
 pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
+/// What a client is told whose token was refused (RFC 6750 §3).
+const INVALID_TOKEN: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"eventboard\", error=\"invalid_token\"");
+
+/// A worker has refused the token.
+#[derive(Clone, Copy)]
+struct TokenRefused;
+
 /// What every route needs.
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -71,7 +79,13 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
             let id = params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned());
             let mut told = Told::default();
             let answer = forward::<O>(&gateway, &decoder, &description, ids, id, request, &mut told).await;
+            let refuses_token =
+                answer.as_ref().is_ok_and(|response| response.extensions().get::<TokenRefused>().is_some())
+                    || answer.as_ref().is_err_and(|problem| problem.kind == ProblemType::Unauthenticated);
             let mut response = answer.map_err(Failed).into_response();
+            if told.token && refuses_token {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, INVALID_TOKEN);
+            }
             if let Some(quoted) = told.quota {
                 quoted.tell(response.headers_mut());
             }
@@ -92,6 +106,8 @@ struct Told {
     quota: Option<Quoted>,
     /// How often it was sent to a worker.
     attempts: Option<u32>,
+    /// Whether it came with a token.
+    token: bool,
 }
 
 async fn forward<O: Operation>(
@@ -104,6 +120,7 @@ async fn forward<O: Operation>(
     told: &mut Told,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
+    told.token = O::ACCESS != Access::Public && parts.headers.contains_key(header::AUTHORIZATION);
     let caller = extract::authorization::<O>(&parts.headers, &gateway.verifier)?;
     if let Some((_, user)) = &caller {
         let (quoted, verdict) = gateway.users.count(user);
@@ -161,7 +178,11 @@ fn respond(reply: Reply, access: Access, subject: &str, link: Option<String>) ->
             .into_response();
     };
     let has_body = !reply.body.is_empty();
+    let refuses_token = reply.status == 401 && reply.is_problem(ProblemType::Unauthenticated);
     let mut response = (status, Body::from(reply.body)).into_response();
+    if refuses_token {
+        response.extensions_mut().insert(TokenRefused);
+    }
     let mut set = |name: HeaderName, value: Option<&str>| {
         if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
             response.headers_mut().insert(name, value);

@@ -1,5 +1,6 @@
 //! Serves HTTP/1.1 with the limits `axum::serve` lacks: a header deadline, a connection cap, a drain.
 
+mod stream;
 mod waiting;
 
 use std::convert::Infallible;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{HeaderValue, Request, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Request, Version, header};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use stream::ClientStream;
 use waiting::{Connections, ReceivedBody, Seat};
 
 use crate::telemetry::span::InSpan;
@@ -34,12 +37,35 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What a server grants its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long a client may take to send a request's head, counted from the moment the connection was made
-    /// or the last answer ended: half a head and an idle connection both end.
+    /// How long a client may take to send a request's head, counted from its first byte, or from the moment the
+    /// connection was made.
     pub header_timeout: Duration,
+    /// How long a connection is kept between two requests.
+    pub idle_timeout: Duration,
     /// Connections at once. One more closes the one whose client has kept us waiting for longest; while every
     /// one of them has a request under way, the new one is closed.
     pub max_connections: usize,
+}
+
+/// Whether the request names the host it is for exactly once and in a valid form (RFC 9112 §3.2). HTTP/1.0 knew no
+/// `Host`.
+pub fn has_valid_host<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() < Version::HTTP_11,
+        (Some(host), None) => {
+            let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+            authority.is_some_and(|authority| {
+                let rest = authority.as_str().strip_prefix(authority.host());
+                let is_port = |rest: &str| {
+                    let port = rest.strip_prefix(':');
+                    rest.is_empty() || port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+                };
+                !authority.host().is_empty() && rest.is_some_and(is_port)
+            })
+        }
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// Serves `router` on `listener` until `shutdown`, then finishes the requests under way.
@@ -54,7 +80,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
             tracing::debug!("closed a new connection: every other one is at work");
             return;
         };
-        let connection = connection(stream, peer, router.clone(), limits.header_timeout, seat);
+        let connection = connection(stream, peer, router.clone(), limits, seat);
         tasks.spawn(connection.in_current_span());
     };
     loop {
@@ -83,13 +109,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    header_timeout: Duration,
-    seat: Seat,
-) {
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, seat: Seat) {
     // Small answers must not wait for the acknowledgement of the last one.
     if stream.set_nodelay(true).is_err() {
         return;
@@ -114,8 +134,9 @@ async fn connection(
     let mut serving = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
-            .serve_connection(TokioIo::new(stream), service)
+            // Judged by the seat, which can tell an idle connection from half a head.
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(ClientStream::new(stream, Arc::clone(&seat))), service)
     );
     let closed = async {
         seat.closing().await;
@@ -128,6 +149,7 @@ async fn connection(
         biased;
         result = &mut serving => result,
         () = seat.evicted() => return,
+        () = seat.overdue(limits.header_timeout, limits.idle_timeout) => return,
         () = closed => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -20,11 +22,13 @@ use crate::http::{self, Limits};
 use crate::identity::PublicKeys;
 use crate::messaging::Connection;
 use crate::metrics;
-use crate::settings::Refused;
+use crate::settings::{EX_CONFIG, Refused};
 use crate::telemetry::Telemetry;
 
 /// How long an operator's client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an operator's client may be idle: longer than Prometheus is between two scrapes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Operators' clients at once; one more closes the one that has been idle for longest.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -103,6 +107,14 @@ pub fn health_routes<S: Clone + Send + Sync + 'static>(status: &Status) -> Route
         .route("/health", get(move || std::future::ready(health.report())))
 }
 
+async fn refuse_unclear_host(request: Request, next: Next) -> Response {
+    if http::has_valid_host(&request) {
+        next.run(request).await
+    } else {
+        StatusCode::BAD_REQUEST.into_response()
+    }
+}
+
 /// The listener operators use, apart from the one clients use.
 #[derive(Debug)]
 pub struct AdminServer {
@@ -151,8 +163,13 @@ impl AdminServer {
     /// Serves `/livez`, `/readyz`, `/health` and `/metrics` for as long as `work` takes, whose result it returns.
     pub async fn serve_while<T>(self, status: &Status, work: impl Future<Output = T>) -> T {
         let router = health_routes(status).route("/metrics", get(|| std::future::ready(metrics::page())));
+        let router = router.layer(middleware::from_fn(refuse_unclear_host));
         let ended = CancellationToken::new();
-        let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: MAX_CONNECTIONS };
+        let limits = Limits {
+            header_timeout: HEADER_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            max_connections: MAX_CONNECTIONS,
+        };
         let serve = http::serve(self.listener, router, limits, ended.clone());
         let work = async {
             let result = work.await;
@@ -200,10 +217,6 @@ where
     admin.serve_while(&status, serve(status.clone(), announce)).await
 }
 
-/// What a process ends with whose settings are wrong: `EX_CONFIG` of `sysexits.h`. Starting it again would
-/// not help.
-const EX_CONFIG: u8 = 78;
-
 /// Says on standard error and in the log what is wrong with the settings.
 pub fn refuse_to_start(refused: &Refused) -> ExitCode {
     tracing::error!("{refused}");
@@ -212,7 +225,7 @@ pub fn refuse_to_start(refused: &Refused) -> ExitCode {
     ExitCode::from(EX_CONFIG)
 }
 
-/// A token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.
+/// A token that is cancelled by Ctrl-C, SIGTERM or SIGHUP, which a closed terminal sends. A second signal ends the process at once.
 ///
 /// # Errors
 /// When the signals cannot be listened to.
@@ -221,20 +234,38 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
 
     let token = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // Whoever ignores it, as `nohup` does, wants the process to go on.
+    let mut hang_up = if ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) };
     let cancelled = token.clone();
     // Lives as long as the process, like the signals it waits for.
     tokio::spawn(async move {
-        for count in 0.. {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if count > 0 {
+        loop {
+            let hung_up = async {
+                match &mut hang_up {
+                    Some(hang_up) => hang_up.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let by_hang_up = tokio::select! {
+                _ = interrupt.recv() => false,
+                _ = terminate.recv() => false,
+                _ = hung_up => true,
+            };
+            if !cancelled.is_cancelled() {
+                tracing::info!("stopping; a second signal stops at once");
+                cancelled.cancel();
+            } else if !by_hang_up {
+                // A terminal that closes while the process stops is no second request.
                 std::process::exit(130);
             }
-            tracing::info!("stopping; a second signal stops at once");
-            cancelled.cancel();
         }
     });
     Ok(token)
+}
+
+/// Whether SIGHUP was ignored when the process began, as Linux tells it.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

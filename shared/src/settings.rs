@@ -1,10 +1,16 @@
-//! Settings every service has, and how secrets are taken from files.
+//! Settings every service has, how they are read, and which of them are refused.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::ffi::OsStr;
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Command, Parser, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 
 /// Where the system runs.
@@ -24,44 +30,73 @@ const MIN_DIFFERENT_BYTES: usize = 12;
 /// Every secret that comes with the sources holds this text.
 const SAMPLE_MARK: &str = "sample";
 
-/// Gathers what production cannot accept, so that all of it is said at once.
-#[derive(Debug, Default)]
-pub struct ProductionCheck<'a> {
+/// What a process ends with whose settings are wrong: `EX_CONFIG` of `sysexits.h`. Starting it again would not help.
+pub const EX_CONFIG: u8 = 78;
+
+/// Gathers what is wrong with the settings, so that all of it is said at once.
+#[derive(Debug)]
+pub struct SettingsCheck<'a> {
+    env: Environment,
     refusals: Vec<String>,
     secrets: Vec<(&'static str, &'a SecretString)>,
 }
 
-/// Settings that production cannot accept, one line each.
+/// Settings that cannot be used, or that production does not accept, one line each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Refused(Vec<String>);
+pub struct Refused {
+    env: Environment,
+    lines: Vec<String>,
+}
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EVENTBOARD_ENV=production refuses to start:")?;
-        self.0.iter().try_for_each(|refusal| write!(f, "\n  {refusal}"))
+        match self.env {
+            Environment::Development => write!(f, "these settings cannot be used:")?,
+            Environment::Production => write!(f, "EVENTBOARD_ENV=production refuses to start:")?,
+        }
+        self.lines.iter().try_for_each(|refusal| write!(f, "\n  {refusal}"))
     }
 }
 
-impl<'a> ProductionCheck<'a> {
-    /// Refuses what `variable` is set to, or that it is not set.
-    pub fn refuse(&mut self, variable: &'static str, why: impl fmt::Display) {
+impl<'a> SettingsCheck<'a> {
+    /// Nothing is refused yet.
+    pub fn new(env: Environment) -> Self {
+        Self { env, refusals: Vec::new(), secrets: Vec::new() }
+    }
+
+    /// Refuses what `variable` is set to, or that it is not set, wherever the system runs.
+    pub fn refuse(&mut self, variable: &str, why: impl fmt::Display) {
         self.refusals.push(format!("{variable} {why}"));
+    }
+
+    /// Refuses it in production.
+    pub fn forbid(&mut self, variable: &str, why: impl fmt::Display) {
+        if self.env == Environment::Production {
+            self.refuse(variable, why);
+        }
+    }
+
+    /// Refuses a file that cannot be read, or that holds nothing.
+    pub fn file(&mut self, variable: &str, file: Option<&SecretFile>) {
+        if let Some(Err(why)) = file.map(|file| &file.content) {
+            self.refuse(variable, why);
+        }
     }
 
     /// Refuses a password that is short, simple, one of the samples, or used for something else too.
     pub fn secret(&mut self, variable: &'static str, secret: &'a SecretString) {
         let text = secret.expose_secret();
         if text.to_ascii_lowercase().contains(SAMPLE_MARK) {
-            self.refuse(variable, "is a sample that everybody knows");
+            self.forbid(variable, SAMPLE);
         } else if text.len() < MIN_SECRET_BYTES {
-            self.refuse(variable, format_args!("is shorter than {MIN_SECRET_BYTES} bytes"));
+            self.forbid(variable, format_args!("is shorter than {MIN_SECRET_BYTES} bytes"));
         } else if text.bytes().collect::<HashSet<u8>>().len() < MIN_DIFFERENT_BYTES {
-            self.refuse(variable, format_args!("has fewer than {MIN_DIFFERENT_BYTES} different characters"));
+            self.forbid(variable, format_args!("has fewer than {MIN_DIFFERENT_BYTES} different characters"));
         }
         let same = self.secrets.iter().find(|(_, other)| other.expose_secret() == text);
         if let Some((other, _)) = same {
             let why = format!("is the same as {other}");
-            self.refuse(variable, why);
+            self.forbid(variable, why);
         }
         self.secrets.push((variable, secret));
     }
@@ -69,7 +104,7 @@ impl<'a> ProductionCheck<'a> {
     /// Refuses the demo data: its passwords are public.
     pub fn demo(&mut self, wanted: bool) {
         if wanted {
-            self.refuse("EVENTBOARD_DEMO", "would create users whose passwords everybody knows");
+            self.forbid("EVENTBOARD_DEMO", "would create users whose passwords everybody knows");
         }
     }
 
@@ -78,8 +113,77 @@ impl<'a> ProductionCheck<'a> {
     /// # Errors
     /// [`Refused`], with everything that was refused.
     pub fn finish(self) -> Result<(), Refused> {
-        if self.refusals.is_empty() { Ok(()) } else { Err(Refused(self.refusals)) }
+        let Self { env, refusals: lines, .. } = self;
+        if lines.is_empty() { Ok(()) } else { Err(Refused { env, lines }) }
     }
+}
+
+/// Why a sample secret is refused.
+pub const SAMPLE: &str = "is a sample that everybody knows";
+
+/// A secret that stands in a file, which is read when the setting is.
+#[derive(Debug, Clone)]
+pub struct SecretFile {
+    content: Result<SecretString, String>,
+}
+
+impl SecretFile {
+    /// The secret, without the line break at its end; `None` where there is none ([`SettingsCheck::file`]).
+    pub fn secret(&self) -> Option<&SecretString> {
+        self.content.as_ref().ok()
+    }
+}
+
+/// The parts of a setting that is a list: separated by commas, without the blanks around them. Empty ones do not
+/// count.
+pub fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// Reads the command line and the variables. An empty variable counts as none. A value that cannot be used ends the
+/// process, and the message names the variable that it came from.
+pub fn parse<A: Parser>() -> A {
+    let command = without_empty_variables(A::command());
+    let parsed = command.clone().try_get_matches().and_then(|matches| A::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| match variable_of(&command, &error) {
+        Some(variable) => {
+            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            // Nobody may be listening.
+            let _ = writeln!(std::io::stderr(), "{variable}: {why}");
+            std::process::exit(EX_CONFIG.into())
+        }
+        None => error.exit(),
+    })
+}
+
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|argument| match argument.get_env() {
+            Some(name) if is_empty(name) => argument.env(Resettable::Reset),
+            _ => argument,
+        })
+        .mut_subcommands(without_empty_variables)
+}
+
+/// The variable that an unusable value came from, if it came from one.
+fn variable_of(command: &Command, error: &clap::Error) -> Option<String> {
+    if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
+        return None;
+    }
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
+    let long = argument.strip_prefix("--")?.split([' ', '=']).next()?;
+    let given = std::env::args()
+        .any(|given| given.strip_prefix("--").is_some_and(|given| given.split('=').next() == Some(long)));
+    find_variable(command, long).filter(|_| !given)
+}
+
+fn find_variable(command: &Command, long: &str) -> Option<String> {
+    let argument = command.get_arguments().find(|argument| argument.get_long() == Some(long));
+    let own =
+        argument.and_then(|argument| argument.get_env()).filter(|name| std::env::var_os(name).is_some());
+    let own = own.map(|name| name.to_string_lossy().into_owned());
+    own.or_else(|| command.get_subcommands().find_map(|command| find_variable(command, long)))
 }
 
 /// How to reach the broker.
@@ -97,7 +201,7 @@ pub struct NatsSettings {
     password: Option<SecretString>,
     /// File with the password for the NATS server
     #[arg(long = "nats-password-file", env = "EVENTBOARD_NATS_PASSWORD_FILE", value_parser = secret_file)]
-    password_file: Option<SecretString>,
+    password_file: Option<SecretFile>,
     /// NATS credentials file (JWT and seed)
     #[arg(long = "nats-creds", env = "EVENTBOARD_NATS_CREDS")]
     pub creds: Option<PathBuf>,
@@ -135,7 +239,7 @@ impl NatsSettings {
 
     /// The addresses to connect to; one that answers is enough.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
-        self.url.as_deref().unwrap_or("nats://127.0.0.1:4222").split(',').map(str::trim)
+        listed(self.url.as_deref().unwrap_or("nats://127.0.0.1:4222"))
     }
 
     /// The addresses without the users and passwords they may hold, fit to be shown.
@@ -147,30 +251,36 @@ impl NatsSettings {
         shown.collect::<Vec<_>>().join(",")
     }
 
-    /// Tells `check` what production cannot accept.
-    pub fn check<'a>(&'a self, check: &mut ProductionCheck<'a>) {
+    /// Tells `check` what cannot be used, and what production cannot accept.
+    pub fn check<'a>(&'a self, check: &mut SettingsCheck<'a>) {
         const URL: &str = "EVENTBOARD_NATS_URL";
+        check.file("EVENTBOARD_NATS_PASSWORD_FILE", self.password_file.as_ref());
+        if self.urls().next().is_none() {
+            check.refuse(URL, "names no server");
+        }
         if self.url.is_none() {
-            check.refuse(URL, "is required");
+            check.forbid(URL, "is required");
         } else if self.ca.is_none() && !self.urls().all(|url| url.starts_with("tls://")) {
-            check.refuse(URL, "is not encrypted: use tls://, or set EVENTBOARD_NATS_CA");
+            check.forbid(URL, "is not encrypted: use tls://, or set EVENTBOARD_NATS_CA");
         }
         if self.urls().any(|url| url.contains('@')) {
-            check.refuse(URL, "holds a password: move it to EVENTBOARD_NATS_PASSWORD_FILE");
+            check.forbid(URL, "holds a password: move it to EVENTBOARD_NATS_PASSWORD_FILE");
         }
         match (&self.creds, &self.user, self.password()) {
             (Some(_), _, _) => {}
             (None, Some(_), Some(password)) => check.secret("EVENTBOARD_NATS_PASSWORD", password),
-            (None, None, _) => check.refuse("EVENTBOARD_NATS_USER", "or EVENTBOARD_NATS_CREDS is required"),
+            (None, None, _) => check.forbid("EVENTBOARD_NATS_USER", "or EVENTBOARD_NATS_CREDS is required"),
+            // Said above.
+            (None, Some(_), None) if self.password_file.is_some() => {}
             (None, Some(_), None) => {
-                check.refuse("EVENTBOARD_NATS_PASSWORD", "is required with EVENTBOARD_NATS_USER");
+                check.forbid("EVENTBOARD_NATS_PASSWORD", "is required with EVENTBOARD_NATS_USER");
             }
         }
     }
 
     /// The password, from whichever source it came.
     pub fn password(&self) -> Option<&SecretString> {
-        self.password.as_ref().or(self.password_file.as_ref())
+        self.password.as_ref().or_else(|| self.password_file.as_ref()?.secret())
     }
 }
 
@@ -178,18 +288,21 @@ impl NatsSettings {
 ///
 /// # Errors
 /// Never; the signature is clap's.
-pub fn secret(value: &str) -> Result<SecretString, std::convert::Infallible> {
+pub fn secret(value: &str) -> Result<SecretString, Infallible> {
     Ok(SecretString::from(value.to_owned()))
 }
 
-/// Takes a secret from a file, without the line break at its end.
+/// Takes a secret from a file. What is wrong with it is told together with everything else ([`SettingsCheck::file`]).
 ///
 /// # Errors
-/// When the file cannot be read.
-pub fn secret_file(path: &str) -> Result<SecretString, String> {
-    std::fs::read_to_string(path)
-        .map(|text| SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned()))
-        .map_err(|error| format!("cannot read {path}: {error}"))
+/// Never; the signature is clap's.
+pub fn secret_file(path: &str) -> Result<SecretFile, Infallible> {
+    let content = match std::fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => Err(format!("names {path}, which holds nothing")),
+        Ok(text) => Ok(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned())),
+        Err(error) => Err(format!("names {path}, which cannot be read: {error}")),
+    };
+    Ok(SecretFile { content })
 }
 
 #[cfg(test)]
@@ -203,6 +316,7 @@ mod tests {
             ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
             ("token@broker", "broker"),
             ("nats://a:b@one:1, nats://c:d@two:2", "nats://one:1,nats://two:2"),
+            (" ,nats://one:1,, nats://two:2,", "nats://one:1,nats://two:2"),
         ] {
             assert_eq!(NatsSettings::at(url.to_owned()).shown_url(), shown);
         }
@@ -213,11 +327,11 @@ mod tests {
         let refused = |values: &[(&'static str, &str)]| {
             let secrets: Vec<_> =
                 values.iter().map(|(name, value)| (*name, SecretString::from((*value).to_owned()))).collect();
-            let mut check = ProductionCheck::default();
+            let mut check = SettingsCheck::new(Environment::Production);
             for (name, value) in &secrets {
                 check.secret(name, value);
             }
-            check.finish().map_err(|Refused(lines)| lines)
+            check.finish().map_err(|refused| refused.lines)
         };
         let strong = "k3YtqT0bW8rXn5vUe1cPz7LhGd2MfSaJ";
         assert_eq!(refused(&[("A", strong), ("B", &strong.replace('k', "K"))]), Ok(()));

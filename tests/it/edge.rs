@@ -105,10 +105,15 @@ async fn browsers_are_told_what_they_may_do() {
         .request(Method::OPTIONS, "/events", None)
         .header("origin", "https://app.example")
         .header("access-control-request-method", "POST")
-        .header("access-control-request-headers", "authorization,idempotency-key");
+        .header(
+            "access-control-request-headers",
+            "authorization,idempotency-key,traceparent,tracestate,baggage",
+        );
     let answer = system.send(preflight).await.expect(200);
     assert_eq!(answer.header("access-control-allow-origin"), "*");
-    assert!(answer.header("access-control-allow-headers").contains("idempotency-key"));
+    for name in ["idempotency-key", "traceparent", "tracestate", "baggage"] {
+        assert!(answer.header("access-control-allow-headers").contains(name), "{name}");
+    }
     // A failure, too, must be readable by the page that caused it.
     let refused = system.request(Method::GET, "/events", None).header("origin", "https://app.example");
     let answer = system.send(refused).await.expect(401);
@@ -131,6 +136,8 @@ async fn a_client_may_wait_for_less_and_is_told_that_it_does() {
         (&["wait=3"][..], "wait=3"),
         (&["respond-async, WAIT = 3 ; x=y"], "wait=3"),
         (&["return=minimal", "wait=\"2\""], "wait=2"),
+        (&["note=\"a;b, wait=1\"; x=\"y,z\", wait=3"], "wait=3"),
+        (&[", ,wait=2"], "wait=2"),
         (&["wait=10"], ""),
         (&["wait=0"], ""),
         (&["wait=-1"], ""),
@@ -149,6 +156,155 @@ async fn a_client_may_wait_for_less_and_is_told_that_it_does() {
             "{preferred:?}"
         );
     }
+}
+
+/// Sends bytes as they are and returns the answer's head and body.
+async fn raw(address: &str, request: &[u8]) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(std::time::Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok(), "the connection stays open: {}", String::from_utf8_lossy(&answer));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_names_its_host_once() {
+    let system = System::start().await;
+    let address = system.http.strip_prefix("http://").unwrap();
+    let admin = system.admin.strip_prefix("http://").unwrap();
+    let ask = async |address: &str, version: &str, hosts: &str| {
+        let request = format!("GET /livez HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
+        let answer = raw(address, request.as_bytes()).await;
+        answer.split(' ').nth(1).unwrap_or("").to_owned()
+    };
+    for (version, hosts, status) in [
+        ("1.1", "Host: localhost\r\n", "200"),
+        ("1.1", "Host: localhost:3000\r\n", "200"),
+        ("1.1", "Host: [::1]:3000\r\n", "200"),
+        ("1.0", "", "200"),
+        ("1.1", "", "400"),
+        ("1.1", "Host:\r\n", "400"),
+        ("1.1", "Host: a\r\nHost: a\r\n", "400"),
+        ("1.1", "Host: a b\r\n", "400"),
+        ("1.1", "Host: http://a\r\n", "400"),
+        ("1.1", "Host: user@a\r\n", "400"),
+        ("1.1", "Host: a:port\r\n", "400"),
+        ("1.0", "Host: a\r\nHost: b\r\n", "400"),
+    ] {
+        assert_eq!(ask(address, version, hosts).await, status, "{version} {hosts:?}");
+        assert_eq!(ask(admin, version, hosts).await, status, "admin port: {version} {hosts:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_before_a_large_body_is_read_reaches_the_client() {
+    let system = System::start().await;
+    let address = system.http.strip_prefix("http://").unwrap().to_owned();
+    let body = vec![b'x'; 5 * 1024 * 1024];
+    for round in 0..20 {
+        // Sends everything before it reads anything.
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let head = format!(
+            "POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert!(answer.starts_with(b"HTTP/1.1 413 "), "round {round}: {}", String::from_utf8_lossy(&answer));
+        let request =
+            system.request(Method::POST, "/auth/login", None).header("content-type", "application/json");
+        system.send(request.body(body.clone())).await.expect(413);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_decoded_or_answered_is_refused_and_nothing_else() {
+    let system = System::start().await;
+    let user = system.login("user@acme.com", "Password123!").await;
+    let token = Some(user.token.as_str());
+    for (coding, status) in
+        [("identity", 201), ("Identity", 201), ("gzip", 415), ("identity, br", 415), ("", 201)]
+    {
+        let request = system.request(Method::POST, "/events", token).json(&event("Coded"));
+        let answer = system.send(request.header("content-encoding", coding)).await.expect(status);
+        if status == 415 {
+            assert_eq!(
+                (answer.problem(), answer.header("accept-encoding")),
+                ("unsupported-content-encoding", "identity")
+            );
+        }
+    }
+    let wrong_type =
+        system.request(Method::POST, "/events", token).header("content-type", "text/plain").body("x");
+    let answer = system.send(wrong_type).await.expect(415);
+    assert_eq!(answer.header("accept-encoding"), "", "it is about the media type");
+    for (accept, status) in [
+        ("*", 200),
+        ("", 200),
+        ("*/*", 200),
+        ("application/*;q=0.1", 200),
+        ("text/html, */*;q=0.01", 200),
+        ("application/json;q=0, */*", 406),
+        ("application/json; q=0.5, */*;q=0", 200),
+        ("application/*;q=0", 406),
+        ("text/html", 406),
+        ("*/*;q=0", 406),
+        ("text/x;a=\"b, application/json\"", 406),
+        ("TEXT/HTML,APPLICATION/JSON", 200),
+    ] {
+        let request = system.request(Method::GET, "/events", token).header("accept", accept);
+        assert_eq!(system.send(request).await.status, status, "{accept:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_tokens_are_told_from_missing_ones() {
+    let system = System::start().await;
+    let challenge = async |path: &str, token: Option<&str>| {
+        let answer = system.send(system.request(Method::GET, path, token)).await.expect(401);
+        answer.header("www-authenticate").to_owned()
+    };
+    assert_eq!(challenge("/events", None).await, "Bearer realm=\"eventboard\"");
+    assert_eq!(
+        challenge("/events", Some("x.y.z")).await,
+        "Bearer realm=\"eventboard\", error=\"invalid_token\""
+    );
+    let wrong = json!({ "email": "user@acme.com", "password": "wrong" });
+    let request = system.request(Method::POST, "/auth/login", Some("x.y.z")).json(&wrong);
+    let answer = system.send(request).await.expect(401);
+    assert_eq!(
+        answer.header("www-authenticate"),
+        "Bearer realm=\"eventboard\"",
+        "the token was not looked at"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_outlive_a_balancers_and_half_a_head_does_not() {
+    let system = System::start().await;
+    let address = system.http.strip_prefix("http://").unwrap().to_owned();
+    let ask = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut idle = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let mut half = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let mut answer = [0; 4096];
+    for stream in [&mut idle, &mut half] {
+        stream.write_all(ask).await.unwrap();
+        assert!(stream.read(&mut answer).await.unwrap() > 0);
+    }
+    half.write_all(&ask[..20]).await.unwrap();
+    let begun = std::time::Instant::now();
+    // The header timeout of these systems is 3 seconds, the idle timeout 6.
+    assert_eq!(half.read(&mut answer).await.unwrap_or(0), 0, "half a head is answered");
+    assert!(begun.elapsed().as_millis() < 4000, "{:?}", begun.elapsed());
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    idle.write_all(ask).await.unwrap();
+    assert!(idle.read(&mut answer).await.unwrap() > 0, "closed before its time");
+    let begun = std::time::Instant::now();
+    assert_eq!(idle.read(&mut answer).await.unwrap_or(0), 0);
+    assert!((5000..9000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -346,7 +346,8 @@ async fn stopping_does_not_wait_for_a_broker_that_is_gone() {
 async fn a_gateway_that_ends_takes_its_connections_along() {
     let (listener, address) = shared::ops::listen("127.0.0.1:0".parse().unwrap(), "TEST").await.unwrap();
     let router = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
-    let limits = shared::http::Limits { header_timeout: Duration::from_secs(30), max_connections: 8 };
+    let (header_timeout, idle_timeout) = (Duration::from_secs(30), Duration::from_secs(75));
+    let limits = shared::http::Limits { header_timeout, idle_timeout, max_connections: 8 };
     let serving = tokio::spawn(shared::http::serve(listener, router, limits, Default::default()));
     let mut kept = tokio::net::TcpStream::connect(address).await.unwrap();
     kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

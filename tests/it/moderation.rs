@@ -101,11 +101,26 @@ async fn versions_guard_changes_and_spare_readers(database: Database) {
     assert_eq!((held.text.as_str(), held.header("etag")), ("", "\"1\""));
     system.send(with(reqwest::Method::GET, "if-none-match", "\"0\", W/\"1\"")).await.expect(304);
     system.send(with(reqwest::Method::GET, "if-none-match", "\"2\"")).await.expect(200);
+    system.send(with(reqwest::Method::GET, "if-none-match", ", \"0\",, \"1\",")).await.expect(304);
+    for (tag, status) in [("\"1\"", 200), ("\"1\",", 200), ("*", 200), ("\"2\"", 412), ("W/\"1\"", 412)] {
+        let read = system.send(with(reqwest::Method::GET, "if-match", tag)).await.expect(status);
+        assert_eq!(read.problem() == "precondition-failed", status == 412);
+    }
+    let list = system.request(reqwest::Method::GET, "/events", Some(&admin.token));
+    system.send(list.header("if-match", "*")).await.expect(200);
 
     let change = json!({ "title": "Changed" });
     let stale =
         system.send(with(reqwest::Method::PATCH, "if-match", "\"7\"").json(&change)).await.expect(412);
     assert_eq!(stale.problem(), "precondition-failed");
+    let weak =
+        system.send(with(reqwest::Method::PATCH, "if-match", "W/\"1\"").json(&change)).await.expect(412);
+    assert!(weak.body["detail"].as_str().unwrap().contains("weak"), "{weak:?}");
+    for there in ["*", "\"1\"", "W/\"1\""] {
+        let refused = with(reqwest::Method::PATCH, "if-none-match", there).json(&change);
+        system.send(refused).await.expect(412);
+        system.send(with(reqwest::Method::DELETE, "if-none-match", there)).await.expect(412);
+    }
     system.send(with(reqwest::Method::PATCH, "if-match", "\"1\"").json(&change)).await.expect(200);
     system.send(with(reqwest::Method::DELETE, "if-match", "\"1\"")).await.expect(412);
     system.send(with(reqwest::Method::DELETE, "if-match", "1")).await.expect(400);

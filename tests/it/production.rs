@@ -2,7 +2,10 @@
 
 use std::path::Path;
 use std::process::Output;
+use std::sync::LazyLock;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use shared::settings::Refused;
 
@@ -29,7 +32,22 @@ struct EventsWorker {
 
 const NATS_PASSWORD: &str = "k3YtqT0bW8rXn5vUe1cPz7LhGd2MfSaJ";
 const DATABASE_PASSWORD: &str = "Zp4WcN8vQ1sRj6KxB3mTf7HyLd0EgUaO";
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIPRODUCTION\n-----END PRIVATE KEY-----\n";
+
+/// A key that was made at random.
+static KEY: LazyLock<String> = LazyLock::new(|| {
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    pem(aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&random).unwrap().as_ref())
+});
+
+fn pem(der: &[u8]) -> String {
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der))
+}
+
+/// The key with this seed.
+fn key_of(seed: [u8; 32]) -> String {
+    let head = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    pem(&[&head[..], &seed].concat())
+}
 
 /// Settings that every service accepts.
 const COMMON: &[(&str, &str)] = &[
@@ -43,7 +61,6 @@ const DATABASE: &[(&str, &str)] = &[
     ("database-url", "postgres://app@db.internal/app?sslmode=verify-full&sslrootcert=/etc/ssl/db.pem"),
     ("database-password", DATABASE_PASSWORD),
 ];
-const SIGNING: &[(&str, &str)] = &[("signing-key", KEY)];
 
 /// The command line of `settings`, with one setting replaced, or removed when it is empty.
 fn arguments(settings: &[&[(&str, &str)]], (name, value): (&str, &str)) -> Vec<String> {
@@ -57,10 +74,13 @@ fn arguments(settings: &[&[(&str, &str)]], (name, value): (&str, &str)) -> Vec<S
 fn check(service: &str, change: (&str, &str)) -> Result<(), Refused> {
     match service {
         "gateway" => Gateway::try_parse_from(arguments(&[COMMON, GATEWAY], change)).unwrap().config.check(),
-        "auth-worker" => AuthWorker::try_parse_from(arguments(&[COMMON, DATABASE, SIGNING], change))
-            .unwrap()
-            .config
-            .check(),
+        "auth-worker" => AuthWorker::try_parse_from(arguments(
+            &[COMMON, DATABASE, &[("signing-key", KEY.as_str())]],
+            change,
+        ))
+        .unwrap()
+        .config
+        .check(),
         _ => EventsWorker::try_parse_from(arguments(&[COMMON, DATABASE], change)).unwrap().config.check(),
     }
 }
@@ -75,6 +95,12 @@ fn each_weak_setting_is_refused_by_its_variable() {
     }
     let sample = password("gateway");
     let sample_key = std::fs::read_to_string("deploy/sample-secrets/signing-key.pem").unwrap();
+    let base64: String = sample_key.lines().filter(|line| !line.starts_with("--")).collect();
+    let sample_wrapped = pem(&STANDARD.decode(&base64).unwrap())
+        .replace(&base64, &format!("{}\n  {}", &base64[..20], &base64[20..]));
+    let mut counting = [0; 32];
+    counting.iter_mut().zip(7..).for_each(|(byte, count)| *byte = count);
+    let (repeated, counting) = (key_of([0x5a; 32]), key_of(counting));
     let cases: &[(&[&str], &str, &str, &str)] = &[
         (&ALL, "nats-url", "", "EVENTBOARD_NATS_URL is required"),
         (&ALL, "nats-url", "nats://nats.internal:4222", "EVENTBOARD_NATS_URL is not encrypted"),
@@ -110,6 +136,12 @@ fn each_weak_setting_is_refused_by_its_variable() {
         ),
         (&["auth-worker"], "signing-key", "", "EVENTBOARD_SIGNING_KEY is required"),
         (&["auth-worker"], "signing-key", &sample_key, "EVENTBOARD_SIGNING_KEY is a sample"),
+        (&["auth-worker"], "signing-key", &sample_wrapped, "EVENTBOARD_SIGNING_KEY is a sample"),
+        (&["auth-worker"], "signing-key", &repeated, "EVENTBOARD_SIGNING_KEY was not made at random"),
+        (&["auth-worker"], "signing-key", &counting, "EVENTBOARD_SIGNING_KEY was not made at random"),
+        (&["auth-worker"], "signing-key", " ", "EVENTBOARD_SIGNING_KEY is no Ed25519 private key"),
+        (&["auth-worker"], "signing-key", "garbage", "EVENTBOARD_SIGNING_KEY is no Ed25519 private key"),
+        (&["auth-worker"], "password-pepper", "garbage", "EVENTBOARD_PASSWORD_PEPPER expected"),
     ];
     for (services, name, value, refusal) in cases {
         for service in *services {
@@ -162,6 +194,27 @@ async fn a_refusing_process_names_everything_and_ends_with_a_configuration_error
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_unusable_value_is_told_by_the_variable_it_came_from() {
+    for (service, variable, value) in [
+        ("gateway", "EVENTBOARD_CORS_ORIGINS", "https://app.example/path"),
+        ("gateway", "EVENTBOARD_HTTP", "nowhere"),
+        ("gateway", "EVENTBOARD_RATE_LIMIT_IP", "many"),
+        ("gateway", "EVENTBOARD_ENV", "staging"),
+        ("events-worker", "EVENTBOARD_DATABASE_CONNECTIONS", "0"),
+        ("events-worker", "EVENTBOARD_DATABASE_URL", "mysql://x/y"),
+        ("eventboard", "EVENTBOARD_EVENTS_DATABASE_URL", "mysql://x/y"),
+    ] {
+        let refused = run(service, &[], &[(variable, value)]).await;
+        assert_eq!(refused.status.code(), Some(78), "{service} {variable}: {refused:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(variable), "{service}: {said}");
+    }
+    // On the command line it is a wrong argument.
+    let refused = run("gateway", &["--http", "nowhere"], &[("EVENTBOARD_HTTP", "127.0.0.1:0")]).await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn secrets_come_from_one_place_and_are_not_shown() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("secret");
@@ -191,7 +244,33 @@ async fn secrets_come_from_one_place_and_are_not_shown() {
         assert!(shown(&refused).contains("--nats-password"));
         let missing = [("EVENTBOARD_NATS_PASSWORD_FILE", "/nowhere/secret")];
         let refused = run(service, &[], &missing).await;
-        assert!(shown(&refused).contains("cannot read /nowhere/secret"), "{service}: {refused:?}");
+        assert_eq!(refused.status.code(), Some(78), "{service}: {refused:?}");
+        assert!(
+            shown(&refused)
+                .contains("EVENTBOARD_NATS_PASSWORD_FILE names /nowhere/secret, which cannot be read"),
+            "{service}: {refused:?}"
+        );
+    }
+    let empty = directory.path().join("empty");
+    std::fs::write(&empty, "\n").unwrap();
+    let empty = empty.to_str().unwrap();
+    let unusable = [
+        ("EVENTBOARD_NATS_PASSWORD_FILE", empty),
+        ("EVENTBOARD_DATABASE_PASSWORD_FILE", "/nowhere/database"),
+        ("EVENTBOARD_SIGNING_KEY_FILE", file),
+        ("EVENTBOARD_PASSWORD_PEPPER_FILE", file),
+    ];
+    let refused = run("auth-worker", &[], &unusable).await;
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(said.lines().count(), 5, "everything is said at once: {said}");
+    for line in [
+        "EVENTBOARD_NATS_PASSWORD_FILE names",
+        "EVENTBOARD_DATABASE_PASSWORD_FILE names",
+        "EVENTBOARD_SIGNING_KEY is no",
+        "EVENTBOARD_PASSWORD_PEPPER expected",
+    ] {
+        assert!(said.contains(line), "{said}");
     }
     let mut production = secrets.to_vec();
     production.push(("EVENTBOARD_ENV", "production"));

@@ -36,6 +36,37 @@ async fn the_walkthrough_works_on_a_fresh_start_and_survives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn empty_variables_count_as_not_set_and_a_closed_terminal_ends_it_as_a_signal_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let empty = [
+        "EVENTBOARD_NATS_URL",
+        "EVENTBOARD_NATS_USER",
+        "EVENTBOARD_NATS_PASSWORD",
+        "EVENTBOARD_NATS_PASSWORD_FILE",
+        "EVENTBOARD_NATS_CREDS",
+        "EVENTBOARD_NATS_CA",
+        "EVENTBOARD_HTTP",
+        "EVENTBOARD_REPLICAS",
+        "EVENTBOARD_ENV",
+        "EVENTBOARD_AUTH_DATABASE_URL",
+        "EVENTBOARD_EVENTS_DATABASE_URL",
+        "EVENTBOARD_DEMO",
+        "EVENTBOARD_CORS_ORIGINS",
+        "EVENTBOARD_RATE_LIMIT_USER",
+        "RUST_LOG",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_TRACES_SAMPLER",
+        "OTEL_RESOURCE_ATTRIBUTES",
+    ];
+    let environment: Vec<_> = empty.iter().map(|name| (*name, "")).collect();
+    let mut process = Runner::start(directory.path(), &environment).await;
+    Visitor::new(&process.ready.http).login("user@acme.com").await;
+    process.signal(Signal::SIGHUP);
+    assert!(process.ended().await, "a closed terminal is a good end");
+    assert!(!directory.path().join("ready.json").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_systems_run_side_by_side_and_two_never_share_a_directory() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     // At the same moment, so that both want the same ports.

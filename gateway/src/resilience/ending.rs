@@ -1,6 +1,5 @@
 //! The failure table: how an attempt ended, and what follows from that.
 
-use serde::Deserialize;
 use shared::contract::{ProblemType, Repeat};
 use shared::messaging::{CallError, Reply};
 
@@ -70,7 +69,7 @@ impl Ending {
     }
 
     fn of_reply(reply: &Reply) -> Self {
-        let is = |kind: ProblemType| kind_of(&reply.body).is_some_and(|uri| uri == kind.uri());
+        let is = |kind| reply.is_problem(kind);
         match (reply.status, reply.not_executed) {
             (..400, _) => Self::Success,
             (409, _) if is(ProblemType::KeyInProgress) => Self::KeyInProgress,
@@ -172,16 +171,6 @@ impl Ending {
             Self::Success => "success",
         }
     }
-}
-
-/// The `type` of a problem body.
-fn kind_of(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Kind {
-        #[serde(rename = "type")]
-        kind: String,
-    }
-    serde_json::from_slice::<Kind>(body).ok().map(|kind| kind.kind)
 }
 
 #[cfg(test)]

@@ -126,6 +126,11 @@ impl Precondition {
         }
         let mut tags = Vec::new();
         loop {
+            // Empty elements do not count (RFC 9110 §5.6.1.2), but one must be there.
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            if rest.is_empty() && !tags.is_empty() {
+                return Some(Self::OneOf(tags));
+            }
             let (weak, tagged) = match rest.strip_prefix("W/") {
                 Some(tagged) => (true, tagged),
                 None => (false, rest),
@@ -133,10 +138,9 @@ impl Precondition {
             let (tag, after) = tagged.strip_prefix('"')?.split_once('"')?;
             tags.push((weak, tag.to_owned()));
             rest = after.trim_start();
-            if rest.is_empty() {
-                return Some(Self::OneOf(tags));
+            if !rest.is_empty() && !rest.starts_with(',') {
+                return None;
             }
-            rest = rest.strip_prefix(',')?.trim_start();
         }
     }
 
@@ -279,7 +283,10 @@ mod tests {
         assert!(!parse("W/\"3\"").matches_strongly(three));
         assert!(parse("W/\"3\"").matches_weakly(three));
         assert!(parse("*").matches_strongly(three));
-        for bad in ["", "3", "\"3", "\"3\" \"4\"", "\"3\","] {
+        for list in ["\"3\",", ",\"3\"", " , ,\"2\",, \"3\" ,"] {
+            assert!(parse(list).matches_strongly(three), "{list:?}");
+        }
+        for bad in ["", ",", " , ", "3", "\"3", "\"3\" \"4\"", "\"3\", 4", "*, \"3\""] {
             assert_eq!(Precondition::parse(bad), None, "{bad:?}");
         }
     }

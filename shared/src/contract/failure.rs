@@ -49,6 +49,8 @@ pub enum ProblemType {
     UriTooLong,
     /// The body is not JSON.
     UnsupportedMediaType,
+    /// The body is compressed or otherwise encoded.
+    UnsupportedContentEncoding,
     /// More requests than the caller may make in this time.
     RateLimited,
     /// Well-formed JSON that breaks the schema or a rule.
@@ -110,6 +112,9 @@ impl ProblemType {
             Self::PayloadTooLarge => (413, "payload-too-large", "The body is too large"),
             Self::UriTooLong => (414, "uri-too-long", "The request target is too long"),
             Self::UnsupportedMediaType => (415, "unsupported-media-type", "The body must be JSON"),
+            Self::UnsupportedContentEncoding => {
+                (415, "unsupported-content-encoding", "The body must be sent as it is")
+            }
             Self::RateLimited => (429, "rate-limited", "Too many requests"),
             Self::ValidationFailed => (422, "validation-failed", "The request breaks a rule"),
             Self::Internal => (500, "internal", "Something went wrong on our side"),

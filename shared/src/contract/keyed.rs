@@ -153,9 +153,10 @@ impl KeyedWrite {
     }
 }
 
-/// Statuses of refusals that are kept: they were judged on what is stored, and stay what they are.
+/// Statuses of refusals that are kept: they were judged on what is stored, and stay what they are. 412 is not among
+/// them: nothing was done, and a precondition that is corrected makes it another request.
 pub const fn is_kept(status: u16) -> bool {
-    matches!(status, 200..=299 | 404 | 409 | 412 | 422)
+    matches!(status, 200..=299 | 404 | 409 | 422)
 }
 
 /// The same JSON with its members in order, whatever order they arrived in.

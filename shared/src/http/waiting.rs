@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A server's connections.
@@ -33,8 +35,22 @@ pub(super) struct Seat {
     closing: CancellationToken,
     evicted: CancellationToken,
     had_request: AtomicBool,
+    /// A request was answered before its body had arrived: the client may still be sending.
+    unread_body: AtomicBool,
     /// The entry among those that wait for their client; `None` while a request is worked on.
     entry: Mutex<Option<u64>>,
+    phase: Mutex<Phase>,
+}
+
+/// Whose turn it is on a connection.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// The client's: it sends a request's head, or could since the connection was made.
+    Head(Instant),
+    /// The client's: nothing has come since the last bytes of an answer were sent.
+    Idle(Instant),
+    /// Ours, or the client sends a body, which has a limit of its own.
+    Request,
 }
 
 impl Connections {
@@ -60,7 +76,9 @@ impl Connections {
             closing: closing.clone(),
             evicted,
             had_request: AtomicBool::new(false),
+            unread_body: AtomicBool::new(false),
             entry: Mutex::new(entry),
+            phase: Mutex::new(Phase::Head(Instant::now())),
         })
     }
 
@@ -83,6 +101,51 @@ impl Seat {
     /// Notes that a request has come over this connection.
     pub(super) fn note_request(&self) {
         self.had_request.store(true, Ordering::Relaxed);
+        *self.phase() = Phase::Request;
+    }
+
+    /// Notes that bytes have come.
+    pub(super) fn note_read(&self) {
+        let mut phase = self.phase();
+        if matches!(*phase, Phase::Idle(_)) {
+            *phase = Phase::Head(Instant::now());
+        }
+    }
+
+    /// Notes that bytes have gone.
+    pub(super) fn note_written(&self) {
+        let mut phase = self.phase();
+        if matches!(*phase, Phase::Idle(_)) {
+            *phase = Phase::Idle(Instant::now());
+        }
+    }
+
+    /// Whether a request was answered before its body had arrived.
+    pub(super) fn has_unread_body(&self) -> bool {
+        self.unread_body.load(Ordering::Relaxed)
+    }
+
+    /// Resolves once the client has taken longer than `head` for a request's head, or been idle for `idle`; up to a
+    /// quarter of `head` late, so that a request costs no timer.
+    pub(super) async fn overdue(&self, head: Duration, idle: Duration) {
+        let step = head / 4;
+        loop {
+            let now = Instant::now();
+            let left = match *self.phase() {
+                Phase::Head(since) => (since + head).saturating_duration_since(now),
+                Phase::Idle(since) => (since + idle).saturating_duration_since(now),
+                Phase::Request => step,
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(step)).await;
+        }
+    }
+
+    /// No code panics while it holds the lock; should one ever, the phase is still whole.
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a request has come over this connection.
@@ -111,6 +174,8 @@ impl Seat {
     pub(super) fn wait_for_client(&self) -> bool {
         let mut entry = self.entry();
         let has_arrived = entry.is_none();
+        self.unread_body.store(!has_arrived, Ordering::Relaxed);
+        *self.phase() = Phase::Idle(Instant::now());
         if has_arrived {
             *entry = Some(self.connections.table().wait(self.evicted.clone()));
         }

@@ -64,6 +64,18 @@ pub struct Reply {
     pub not_executed: bool,
 }
 
+impl Reply {
+    /// Whether the body is a problem of this type.
+    pub fn is_problem(&self, kind: ProblemType) -> bool {
+        #[derive(Deserialize)]
+        struct Kind {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        serde_json::from_slice::<Kind>(&self.body).is_ok_and(|body| body.kind == kind.uri())
+    }
+}
+
 /// Why a call got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {

@@ -68,6 +68,8 @@ pub enum ServeError {
 /// Serves one handler's endpoints.
 pub struct Server<H> {
     connection: Connection,
+    /// The first token of this process's inboxes.
+    own_inbox: String,
     service: &'static str,
     instance: Arc<Instance>,
     work: Arc<Work<H>>,
@@ -110,7 +112,8 @@ impl<H: Send + Sync + 'static> Server<H> {
         let instance = Arc::new(Instance::new(service, operations, health));
         let under_way = TaskTracker::new();
         let work = Arc::new(Work { worker, endpoints, handler, verifier, idempotency, under_way });
-        Self { connection, service, instance, work }
+        let own_inbox = connection.client().new_inbox().split('.').next().unwrap_or_default().to_owned();
+        Self { connection, own_inbox, service, instance, work }
     }
 
     /// Subscribes, calls `ready` once that is in force, and serves until `shutdown`; then finishes what is
@@ -194,11 +197,27 @@ impl<H: Send + Sync + 'static> Server<H> {
         }
     }
 
+    /// Where an answer may be sent: an inbox, and none of our own, to which nobody else needs one. The exception is
+    /// how an instance learns that its subscriptions are in force.
+    fn judge_inbox(&self, reply: Option<&Subject>, is_ping: bool) -> Result<Subject, &'static str> {
+        let reply = reply.ok_or("it has no reply subject: use request, not publish")?;
+        if !reply.starts_with(INBOX_PREFIX) {
+            return Err("its reply subject does not begin with _INBOX: choose such an inbox prefix");
+        }
+        if !is_ping && reply.split('.').next() == Some(self.own_inbox.as_str()) {
+            return Err("its reply subject is an inbox of this service");
+        }
+        Ok(reply.clone())
+    }
+
     async fn take_up(&self, source: Source, message: Message, room: &Arc<Semaphore>) {
-        let inbox = message.reply.clone().filter(|reply| reply.starts_with(INBOX_PREFIX));
-        let Some(inbox) = inbox else {
-            tracing::warn!(subject = %message.subject, "dropped a message that has no inbox to answer to");
-            return;
+        let is_ping = matches!(source, Source::Discovery) && message.subject.starts_with("$SRV.PING");
+        let inbox = match self.judge_inbox(message.reply.as_ref(), is_ping) {
+            Ok(inbox) => inbox,
+            Err(why) => {
+                tracing::warn!(subject = %message.subject, why, "dropped a message that cannot be answered");
+                return;
+            }
         };
         match source {
             Source::Endpoint(index) => self.start(index, message, inbox, room),
@@ -295,7 +314,7 @@ impl<H: Send + Sync + 'static> Work<H> {
         let max_reply = max_payload.saturating_sub(HEADER_ALLOWANCE);
         let mut cx = arrival.context(operation, headers, &self.verifier, max_reply)?;
         let key = arrival::key(headers)?;
-        let (deadline, if_none_match) = (cx.deadline, cx.if_none_match.clone());
+        let (deadline, conditions) = (cx.deadline, (cx.if_match.clone(), cx.if_none_match.clone()));
         if message.payload.len() > operation.max_body {
             return Err(Problem::too_large(operation.max_body));
         }
@@ -318,7 +337,7 @@ impl<H: Send + Sync + 'static> Work<H> {
             running.abort();
         }
         match ended {
-            Ok(Ok(Ok(answer))) => Ok(unless_already_held(answer, operation, if_none_match.as_ref())),
+            Ok(Ok(Ok(answer))) => conditional(answer, operation, &conditions),
             Ok(Ok(Err(problem))) => Err(problem),
             Ok(Err(_)) => Err(Problem::internal(&"the handler panicked").with_outcome(outcome)),
             Err(_) => Err(too_late(outcome)),
@@ -352,12 +371,30 @@ fn too_late(outcome: Outcome) -> Problem {
     Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time").with_outcome(outcome)
 }
 
-/// 304 without a body for a reader who holds this version.
-fn unless_already_held(answer: Answer, operation: &Description, held: Option<&Precondition>) -> Answer {
+/// What a reader is given who sent these values of `If-Match` and `If-None-Match` (RFC 9110 §13.2.2): 412 when it is
+/// not the version they want, 304 without a body when it is one they hold. Writes judge theirs before they write.
+fn conditional(
+    answer: Answer,
+    operation: &Description,
+    (wanted, held): &(Option<Precondition>, Option<Precondition>),
+) -> Result<Answer, Problem> {
+    if operation.repeat != Repeat::Safe || answer.status != 200 {
+        return Ok(answer);
+    }
+    let matches = |wanted: &Precondition| match answer.etag {
+        Some(etag) => wanted.matches_strongly(etag),
+        // What has no tag is there, and no tag names it.
+        None => *wanted == Precondition::Any,
+    };
+    if wanted.as_ref().is_some_and(|wanted| !matches(wanted)) {
+        let current = answer.etag.map_or_else(|| "it has none".to_owned(), |etag| etag.to_string());
+        let rule = format!("If-Match names another ETag than the current one: {current}");
+        return Err(Problem::new(ProblemType::PreconditionFailed, rule));
+    }
     match (held, answer.etag) {
-        (Some(held), Some(etag)) if operation.repeat == Repeat::Safe && held.matches_weakly(etag) => {
-            Answer { status: 304, body: Bytes::new(), ..answer }
+        (Some(held), Some(etag)) if held.matches_weakly(etag) => {
+            Ok(Answer { status: 304, body: Bytes::new(), ..answer })
         }
-        _ => answer,
+        _ => Ok(answer),
     }
 }

@@ -141,24 +141,30 @@ mod tests {
 
     /// An output whose reader has stalled until it is told to go on.
     #[derive(Clone, Default)]
-    struct Stalled(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct Stalled(Arc<(Mutex<Reader>, Condvar)>);
+
+    #[derive(Default)]
+    struct Reader {
+        reads: bool,
+        read: Vec<u8>,
+    }
 
     impl Stalled {
         fn go_on(&self) {
-            self.0.0.lock().unwrap().0 = true;
+            self.0.0.lock().unwrap().reads = true;
             self.0.1.notify_all();
         }
 
         fn text(&self) -> String {
-            String::from_utf8(self.0.0.lock().unwrap().1.clone()).unwrap()
+            String::from_utf8(self.0.0.lock().unwrap().read.clone()).unwrap()
         }
     }
 
     impl Write for Stalled {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let (state, goes_on) = &*self.0;
-            let mut state = goes_on.wait_while(state.lock().unwrap(), |state| !state.0).unwrap();
-            state.1.extend_from_slice(bytes);
+            let mut state = goes_on.wait_while(state.lock().unwrap(), |state| !state.reads).unwrap();
+            state.read.extend_from_slice(bytes);
             Ok(bytes.len())
         }
 

@@ -207,6 +207,10 @@ pub enum ChangeError {
     },
     /// The event is not the version named in `If-Match`.
     VersionMismatch(EntityTag),
+    /// It is, but by a weak tag, which says no more than that the content is much the same.
+    WeakTag(EntityTag),
+    /// The event is the version named in `If-None-Match`.
+    VersionMatch(EntityTag),
 }
 
 impl OperationError for ChangeError {
@@ -228,6 +232,17 @@ impl OperationError for ChangeError {
             Self::VersionMismatch(current) => Problem::new(
                 ProblemType::PreconditionFailed,
                 format!("the event has changed; its current ETag is {current}"),
+            ),
+            Self::WeakTag(current) => Problem::new(
+                ProblemType::PreconditionFailed,
+                format!(
+                    "If-Match compares strongly, and W/{current} is a weak ETag, as a proxy that compresses makes it; \
+                     send {current}"
+                ),
+            ),
+            Self::VersionMatch(current) => Problem::new(
+                ProblemType::PreconditionFailed,
+                format!("the event is there, and If-None-Match names its current ETag {current}"),
             ),
         }
     }
