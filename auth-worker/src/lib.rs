@@ -8,6 +8,7 @@ mod measurements;
 mod operations;
 mod passwords;
 pub mod peppers;
+mod renewal;
 mod revocations;
 mod seed;
 pub mod store;
@@ -92,6 +93,7 @@ async fn serve(
     let cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = config.password_threads.unwrap_or(cpus).get();
     let hasher = Hasher::start(threads, config.peppers()?).context("cannot start the password threads")?;
+    renewal::renew_texts(&*store).await.context("cannot renew stored texts")?;
     if config.demo {
         seed::seed(&*store, &hasher).await.context("cannot write the demo data")?;
     }

@@ -71,7 +71,7 @@ impl FromStr for Peppers {
             }
             peppers.push(Pepper { id: id.to_owned(), secret: SecretString::from(secret.to_owned()) });
         }
-        Ok(Self(peppers))
+        if peppers.is_empty() { Err(NotPeppers::Id) } else { Ok(Self(peppers)) }
     }
 }
 

@@ -3,6 +3,7 @@
 mod postgres;
 mod rows;
 mod sqlite;
+mod texts;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
+use shared::contract::text::lookalike;
 use shared::revocations::{REVOCATION_SECONDS, Revocation};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -152,6 +154,12 @@ pub trait AuthStore: Send + Sync + 'static {
     /// Removes a signing key, unless it is revoked.
     async fn remove_signing_key(&self, kid: &str) -> Result<(), StoreError>;
 
+    /// Texts that an earlier version may have written in another form than the one they are compared in.
+    async fn old_texts(&self) -> Result<Vec<OldText>, StoreError>;
+
+    /// Writes a text in the form it is compared in. `false` when another row has it already.
+    async fn renew_text(&self, text: &OldText, form: &str, deadline: Instant) -> Result<bool, StoreError>;
+
     /// Creates what does not exist yet of these organisations and users.
     async fn seed(
         &self,
@@ -160,6 +168,40 @@ pub trait AuthStore: Send + Sync + 'static {
         now: Timestamp,
         deadline: Instant,
     ) -> Result<(), StoreError>;
+}
+
+/// A text that an earlier version may have written in another form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OldText {
+    /// An organisation's name, whose form is kept beside it.
+    Organization(OrganizationId, String),
+    /// A user's address.
+    User(UserId, OrganizationId, Address),
+    /// The address of an invitation, named by its token's hash.
+    Invitation(Vec<u8>, OrganizationId, Address),
+}
+
+/// An address as it is stored. Masked in `Debug`: it is personal data.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address(pub String);
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Address(…)")
+    }
+}
+
+impl OldText {
+    /// The form it is compared in, if it has one and that is not what is stored.
+    pub fn form(&self) -> Option<String> {
+        match self {
+            Self::Organization(_, name) => Some(lookalike(name)),
+            Self::User(_, _, Address(address)) | Self::Invitation(_, _, Address(address)) => {
+                let email = Email::parse(address)?;
+                (email.as_str() != address).then(|| email.as_str().to_owned())
+            }
+        }
+    }
 }
 
 /// A user about to exist.

@@ -83,6 +83,7 @@ async fn serve(
     let background = async {
         tokio::join!(
             retention::forget_answers(&*store),
+            retention::fold_texts(&*store),
             directory.follow(&keys),
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),

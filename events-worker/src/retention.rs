@@ -1,4 +1,5 @@
-//! Forgets answers that nobody may ask for any more, a few at a time.
+//! What is done to old rows, a few at a time: answers that nobody may ask for any more are forgotten, texts that an
+//! earlier version has folded are folded anew.
 
 use std::time::Duration;
 
@@ -31,6 +32,26 @@ pub(crate) async fn forget_answers(store: &dyn EventStore) -> ! {
             Ok(_) => INTERVAL,
             Err(error) => {
                 tracing::warn!(%error, "could not remove old answers");
+                INTERVAL
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Folds texts anew, until none is left that an earlier version has written; a worker of that version may write more.
+pub(crate) async fn fold_texts(store: &dyn EventStore) -> ! {
+    loop {
+        let folding = store.fold_texts(BATCH, Instant::now() + TIMEOUT);
+        let folded = tokio::time::timeout(2 * TIMEOUT, folding).await;
+        let pause = match folded.unwrap_or(Err(StoreError::Expired)) {
+            Ok(0) => INTERVAL,
+            Ok(count) => {
+                tracing::info!(count, "folded the texts of events anew");
+                PAUSE
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not fold texts anew");
                 INTERVAL
             }
         };

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use database::{PingError, StoreError};
 use shared::contract::auth::{OrganizationId, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry, SortBy, SortOrder};
+use shared::contract::text::folded;
 use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use tokio::time::Instant;
 
@@ -48,6 +49,9 @@ pub trait EventStore: Send + Sync + 'static {
         limit: i64,
         deadline: Instant,
     ) -> Result<u64, StoreError>;
+
+    /// Makes the searchable text of up to `limit` events anew that an earlier version wrote; returns how many.
+    async fn fold_texts(&self, limit: i64, deadline: Instant) -> Result<usize, StoreError>;
 
     /// What was done to an event, oldest first: up to `limit` entries behind the position `after`.
     async fn history(
@@ -145,7 +149,7 @@ pub struct Listing {
 /// Counting stops here: the cost of a page must not grow with the table.
 pub const MAX_TOTAL: i64 = 10_000;
 
-/// Title and description as they are searched: in lower case, in every script.
+/// Title and description as they are searched, whatever their case and composition, in every script.
 pub fn search_text(title: &str, description: &str) -> String {
-    format!("{}\n{}", title.to_lowercase(), description.to_lowercase())
+    format!("{}\n{}", folded(title), folded(description))
 }

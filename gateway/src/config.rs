@@ -53,7 +53,8 @@ fn origin(text: &str) -> Result<String, NotAnOrigin> {
     let host = url.host().filter(|_| is_bare).ok_or_else(refused)?;
     // Of schemes that the URL standard does not know, it leaves the host as it is written.
     let host = if let Host::Domain(domain) = host { domain.to_ascii_lowercase() } else { host.to_string() };
-    if host.is_empty() {
+    // An asterisk within a host is no pattern to a browser.
+    if host.is_empty() || host.contains('*') {
         return Err(refused());
     }
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();

@@ -140,6 +140,7 @@ pub(crate) async fn request<O: Operation>(
     {
         violations.push(Violation::at("id", "unknown_field", "stands in the path, not in the body"));
     }
+    decoder.normalize(&mut value);
     violations.extend(decoder.violations(&value));
     if violations.is_empty() { Ok(value) } else { Err(Problem::invalid(violations)) }
 }

@@ -10,7 +10,7 @@ pub mod stack;
 pub mod system;
 pub mod walkthrough;
 
-pub use system::{Answer, Database, Member, System};
+pub use system::{Answer, Database, Member, System, Tables};
 
 use std::future::Future;
 use std::time::Duration;

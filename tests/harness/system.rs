@@ -11,11 +11,13 @@ use eventboard::broker::Broker;
 use eventboard::runner::provision;
 use gateway::RateLimit;
 use reqwest::{Client, Method, RequestBuilder};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use shared::contract::Timestamp;
 use shared::contract::auth::{Email, OrganizationId, SessionId, User, UserId};
 use shared::settings::{Environment, NatsSettings};
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -56,6 +58,43 @@ impl Database {
         match self {
             Self::Sqlite => None,
             Self::Postgres => Some(Postgres::shared().await.database().await),
+        }
+    }
+}
+
+/// The tables of one database, past whatever the workers allow.
+pub struct Tables {
+    url: Option<SecretString>,
+    /// What lives as long as this: an SQLite file and its directory.
+    directory: TempDir,
+}
+
+impl Tables {
+    /// Those of a fresh database.
+    pub async fn fresh(database: Database) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self { url: database.fresh().await, directory }
+    }
+
+    /// How a worker opens it.
+    pub fn settings(&self) -> database::DatabaseUrl {
+        let settings = DatabaseSettings::at(self.url.clone());
+        settings.resolve(&self.directory.path().join("worker.db")).expect("a database")
+    }
+
+    /// Runs a statement.
+    pub async fn run(&self, statement: &'static str) {
+        match &self.url {
+            None => {
+                let file = SqliteConnectOptions::new().filename(self.directory.path().join("worker.db"));
+                let mut connection = SqliteConnection::connect_with(&file).await.expect("the file");
+                sqlx::query(statement).execute(&mut connection).await.expect(statement);
+            }
+            Some(url) => {
+                let name = url.expose_secret().rsplit('/').next().expect("a name").to_owned();
+                let mut connection = Postgres::shared().await.connect_to(&name).await;
+                sqlx::query(statement).execute(&mut connection).await.expect(statement);
+            }
         }
     }
 }

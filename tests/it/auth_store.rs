@@ -7,19 +7,19 @@ use auth_worker::store::{
     AuthStore, ChangeMemberError, CreateAccountError, MemberChange, Membership, NewAccount, NewInvitation,
     OpenSessions, Owner, PasswordChange, PostgresAuthStore, SeedUser, Session, SqliteAuthStore,
 };
-use database::{DatabaseSettings, DatabaseUrl};
+use database::DatabaseUrl;
 use futures_util::future::join_all;
 use shared::contract::auth::{
     Email, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
 use shared::revocations::Revocation;
-use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::event_store::{at, soon};
-use crate::harness::{Database, on_both_databases};
+use crate::harness::{Database, Tables, on_both_databases};
 
 on_both_databases!(
+    texts_of_an_earlier_version_are_brought_into_the_form_they_are_compared_in,
     accounts_are_found_by_address_and_id,
     addresses_and_organisations_are_taken_once,
     of_racing_signups_one_wins_and_the_others_are_told_why,
@@ -34,14 +34,45 @@ on_both_databases!(
 /// Of the accounts that [`account`] makes.
 const HASH: &str = "$argon2id$first";
 
-async fn open(database: Database) -> (Arc<dyn AuthStore>, TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let settings = DatabaseSettings::at(database.fresh().await);
-    let store: Arc<dyn AuthStore> = match settings.resolve(&directory.path().join("auth.db")).unwrap() {
+async fn open(database: Database) -> (Arc<dyn AuthStore>, Tables) {
+    let tables = Tables::fresh(database).await;
+    let store: Arc<dyn AuthStore> = match tables.settings() {
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteAuthStore::open(&path).await.unwrap()),
         DatabaseUrl::Postgres(options) => Arc::new(PostgresAuthStore::open(*options, 10).await.unwrap()),
     };
-    (store, directory)
+    (store, tables)
+}
+
+async fn texts_of_an_earlier_version_are_brought_into_the_form_they_are_compared_in(database: Database) {
+    let (store, tables) = open(database).await;
+    let (ada, _) = found(&*store, "josé", "acme").await.unwrap();
+    let (eve, _) = found(&*store, "eve", "other").await.unwrap();
+    assert_eq!(
+        store.old_texts().await.unwrap().len(),
+        1,
+        "an address in another script, which may be in order"
+    );
+    tables.run("UPDATE organizations SET name_key = NULL").await;
+    tables.run("UPDATE users SET email = 'jose\u{301}@example.com' WHERE email = 'josé@example.com'").await;
+    let renew = async || {
+        let mut renewed = Vec::new();
+        for text in store.old_texts().await.unwrap() {
+            if let Some(form) = text.form() {
+                renewed.push(store.renew_text(&text, &form, soon()).await.unwrap());
+            }
+        }
+        renewed
+    };
+    assert_eq!(store.credentials(&email("josé")).await.unwrap(), None);
+    assert_eq!(renew().await, [true, true, true]);
+    assert_eq!(renew().await, [true; 0]);
+    assert_eq!(store.credentials(&email("josé")).await.unwrap().unwrap().0.id, ada.id);
+    // One that another row has already stays as it is.
+    tables.run("UPDATE users SET email = 'jose\u{301}@example.com' WHERE email = 'eve@example.com'").await;
+    tables.run("UPDATE organizations SET name_key = NULL WHERE slug = 'other'").await;
+    tables.run("UPDATE organizations SET name = 'ACME' WHERE slug = 'other'").await;
+    assert_eq!(renew().await, [false, false]);
+    assert_eq!(store.account(eve.id).await.unwrap().unwrap().organization.name, "ACME");
 }
 
 fn email(name: &str) -> Email {

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use database::{DatabaseSettings, DatabaseUrl, StoreError};
+use database::{DatabaseUrl, StoreError};
 use events_worker::store::{
     Cursor, EventStore, ListQuery, Listing, PageBegin, PostgresEventStore, SqliteEventStore,
 };
@@ -12,14 +12,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use shared::contract::auth::{OrganizationId, Role, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry, SortBy, SortOrder};
+use shared::contract::text::folded;
 use shared::contract::{
     CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, RequestIds, Timestamp, TraceContext,
 };
-use tempfile::TempDir;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::harness::{Database, on_both_databases};
+use crate::harness::{Database, Tables, on_both_databases};
 
 on_both_databases!(
     changes_are_guarded_by_status_version_and_organisation,
@@ -34,15 +34,31 @@ on_both_databases!(
     of_racing_answers_to_one_key_one_is_kept,
 );
 
-/// An empty store, and what has to live as long.
-pub async fn open(database: Database) -> (Arc<dyn EventStore>, TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let settings = DatabaseSettings::at(database.fresh().await);
-    let store: Arc<dyn EventStore> = match settings.resolve(&directory.path().join("events.db")).unwrap() {
+/// An empty store, and its tables, which have to live as long.
+pub async fn open(database: Database) -> (Arc<dyn EventStore>, Tables) {
+    let tables = Tables::fresh(database).await;
+    let store: Arc<dyn EventStore> = match tables.settings() {
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteEventStore::open(&path).await.unwrap()),
         DatabaseUrl::Postgres(options) => Arc::new(PostgresEventStore::open(*options, 10).await.unwrap()),
     };
-    (store, directory)
+    (store, tables)
+}
+
+/// The events at home with this text.
+pub async fn found_by(store: &dyn EventStore, term: &str) -> Vec<Event> {
+    let query = ListQuery {
+        organization: HOME,
+        only_visible_to: None,
+        status: None,
+        search: Some(term.to_owned()),
+        start_date_from: None,
+        start_date_to: None,
+        sort_by: SortBy::CreatedAt,
+        sort_order: SortOrder::Asc,
+        limit: 10,
+        begin: PageBegin::Skip(0),
+    };
+    store.list(&query, soon()).await.unwrap().events
 }
 
 pub fn soon() -> Instant {
@@ -291,13 +307,13 @@ fn random_query(rng: &mut StdRng) -> ListQuery {
 }
 
 fn matches(event: &Event, query: &ListQuery) -> bool {
-    let text = format!("{}\n{}", event.title.to_lowercase(), event.description.to_lowercase());
+    let text = format!("{}\n{}", folded(&event.title), folded(&event.description));
     event.organization_id == query.organization
         && query
             .only_visible_to
             .is_none_or(|viewer| event.created_by_id == viewer || event.status == EventStatus::Approved)
         && query.status.is_none_or(|status| event.status == status)
-        && query.search.as_ref().is_none_or(|term| text.contains(&term.to_lowercase()))
+        && query.search.as_ref().is_none_or(|term| text.contains(&folded(term)))
         && query.start_date_from.is_none_or(|from| event.start_date >= from)
         && query.start_date_to.is_none_or(|to| event.start_date <= to)
 }

@@ -47,6 +47,7 @@ mod secrets;
 mod stalled_output;
 mod storm;
 mod tenants;
+mod texts;
 mod tls;
 mod tokens;
 mod trace_command;

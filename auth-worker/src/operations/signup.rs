@@ -3,6 +3,7 @@
 use shared::contract::auth::{
     Organization, OrganizationId, SignedIn, Signup, SignupError, SignupRequest, UserId,
 };
+use shared::contract::text::{identifier, is_invisible};
 use shared::contract::{Context, Failure, Handle};
 use uuid::Uuid;
 
@@ -54,7 +55,7 @@ impl Handle<Signup> for Auth {
 
 /// Lower-case letters and digits of any script, other runs as one hyphen; `None` when none remain.
 fn slug(name: &str) -> Option<String> {
-    let lower = name.to_lowercase();
+    let lower: String = identifier(name).chars().filter(|character| !is_invisible(*character)).collect();
     let words: Vec<&str> =
         lower.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
     (!words.is_empty()).then(|| words.join("-"))

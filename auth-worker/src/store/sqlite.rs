@@ -8,6 +8,7 @@ use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
+use shared::contract::text::lookalike;
 use shared::revocations::Revocation;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -16,9 +17,10 @@ use super::rows::{
     AccountRow, CredentialsRow, GrantRow, MemberRow, OwnedSessionRow, OwnerRow, RevocationRow, SessionRow,
     SigningKeyRow, changed_member,
 };
+use super::texts::{OLD_NAMES, RENEW_INVITATION, RENEW_NAME, RENEW_USER};
 use super::{
-    AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MemberChange,
-    Membership, NewAccount, NewInvitation, OpenSessions, Owner, PasswordChange, SeedUser, Session,
+    Address, AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MemberChange,
+    Membership, NewAccount, NewInvitation, OldText, OpenSessions, Owner, PasswordChange, SeedUser, Session,
     TOKENS_SECONDS,
 };
 use crate::keyring::SigningKeyRecord;
@@ -39,15 +41,19 @@ impl SqliteAuthStore {
     }
 }
 
+const OLD_USERS: &str =
+    "SELECT id, organization_id, email FROM users WHERE length(CAST(email AS BLOB)) <> length(email)";
+
+const OLD_INVITATIONS: &str = "SELECT token_hash, organization_id, email FROM invitations WHERE length(CAST(email AS BLOB)) <> length(email)";
+
 const INSERT_ORGANIZATION: &str =
-    "INSERT INTO organizations (id, name, slug, created_at) VALUES (?, ?, ?, ?)";
+    "INSERT INTO organizations (id, name, slug, created_at, name_key) VALUES (?, ?, ?, ?, ?)";
 
 const INSERT_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
      role, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// Of several workers that start at once, the first writes the demo data.
-const SEED_ORGANIZATION: &str =
-    "INSERT INTO organizations (id, name, slug, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING";
+const SEED_ORGANIZATION: &str = "INSERT INTO organizations (id, name, slug, created_at, name_key) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 
 const SEED_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
      role, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
@@ -466,6 +472,42 @@ impl AuthStore for SqliteAuthStore {
         transaction.commit().await
     }
 
+    async fn old_texts(&self) -> Result<Vec<OldText>, StoreError> {
+        let mut connection = self.database.reader().await?;
+        let names = sqlx::query_as::<_, (Uuid, String)>(OLD_NAMES).fetch_all(connection.statements()).await?;
+        let users =
+            sqlx::query_as::<_, (Uuid, Uuid, String)>(OLD_USERS).fetch_all(connection.statements()).await?;
+        let invitations = sqlx::query_as::<_, (Vec<u8>, Uuid, String)>(OLD_INVITATIONS)
+            .fetch_all(connection.statements())
+            .await?;
+        let names = names.into_iter().map(|(id, name)| OldText::Organization(OrganizationId(id), name));
+        let users = users.into_iter().map(|(id, organization, email)| {
+            OldText::User(UserId(id), OrganizationId(organization), Address(email))
+        });
+        let invitations = invitations.into_iter().map(|(hash, organization, email)| {
+            OldText::Invitation(hash, OrganizationId(organization), Address(email))
+        });
+        Ok(names.chain(users).chain(invitations).collect())
+    }
+
+    async fn renew_text(&self, text: &OldText, form: &str, deadline: Instant) -> Result<bool, StoreError> {
+        let mut transaction = self.database.begin(deadline).await?;
+        let query = match text {
+            OldText::Organization(id, _) => sqlx::query(RENEW_NAME).bind(form).bind(id.0),
+            OldText::User(id, _, address) => sqlx::query(RENEW_USER).bind(form).bind(id.0).bind(&address.0),
+            OldText::Invitation(hash, _, address) => {
+                sqlx::query(RENEW_INVITATION).bind(form).bind(hash).bind(&address.0)
+            }
+        };
+        match query.execute(transaction.statements()).await {
+            Ok(_) => transaction.commit().await.map(|()| true),
+            Err(error) if error.as_database_error().is_some_and(|error| error.is_unique_violation()) => {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn seed(
         &self,
         organizations: &[Organization],
@@ -502,6 +544,7 @@ async fn insert_organization(
         .bind(&organization.name)
         .bind(&organization.slug)
         .bind(StoredTime(now))
+        .bind(lookalike(&organization.name))
         .execute(statements)
         .await?;
     Ok(())

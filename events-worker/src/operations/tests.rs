@@ -60,6 +60,10 @@ impl EventStore for Colliding {
         away()
     }
 
+    async fn fold_texts(&self, _: i64, _: Instant) -> Result<usize, StoreError> {
+        away()
+    }
+
     async fn history(
         &self,
         _: OrganizationId,
@@ -156,6 +160,10 @@ impl EventStore for Unanswered {
 
     async fn forget_answers(&self, before: Timestamp, limit: i64, by: Instant) -> Result<u64, StoreError> {
         self.inner.forget_answers(before, limit, by).await
+    }
+
+    async fn fold_texts(&self, limit: i64, deadline: Instant) -> Result<usize, StoreError> {
+        self.inner.fold_texts(limit, deadline).await
     }
 
     async fn history(

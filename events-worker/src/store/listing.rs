@@ -3,6 +3,7 @@
 use shared::contract::Timestamp;
 use shared::contract::auth::UserId;
 use shared::contract::events::{Event, EventStatus, SortBy, SortOrder};
+use shared::contract::text;
 use uuid::Uuid;
 
 use super::{Cursor, ListQuery, Listing, MAX_TOTAL, PageBegin, SortValue};
@@ -222,7 +223,7 @@ impl Statement {
 }
 
 fn folded(query: &ListQuery) -> Option<String> {
-    query.search.as_ref().map(|term| term.to_lowercase())
+    query.search.as_deref().map(text::folded)
 }
 
 /// A page out of the rows of [`Statement::page`], of which the last only tells that more follow.

@@ -10,7 +10,7 @@ use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;
 
 use super::listing::{Dialect, Statement, Value, listing};
-use super::rows::{EventRow, OutcomeRow, PlacedRow};
+use super::rows::{EventRow, OutcomeRow, PlacedRow, UnfoldedRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
 
 /// Events in a Postgres database.
@@ -36,11 +36,11 @@ const SELECT_EVENT: &str = "SELECT id, organization_id, created_by_id, title, de
      FROM events WHERE id = $1 AND organization_id = $2";
 
 const INSERT_EVENT: &str = "INSERT INTO events (id, organization_id, created_by_id, title, description, location, \
-     start_date, end_date, status, rejection_reason, created_at, updated_at, version, search_text) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (id) DO NOTHING";
+     start_date, end_date, status, rejection_reason, created_at, updated_at, version, search_text, search_version) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 2) ON CONFLICT (id) DO NOTHING";
 
 const UPDATE_EVENT: &str = "UPDATE events SET title = $1, description = $2, location = $3, start_date = $4, \
-     end_date = $5, status = $6, rejection_reason = $7, updated_at = $8, version = $9, search_text = $10 \
+     end_date = $5, status = $6, rejection_reason = $7, updated_at = $8, version = $9, search_text = $10, search_version = 2 \
      WHERE id = $11 AND organization_id = $12 AND status = $13 AND version = $14";
 
 const DELETE_EVENT: &str =
@@ -62,6 +62,13 @@ const SELECT_OUTCOME: &str = "SELECT fingerprint, role, correlation_id, trace_id
 const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE (organization_id, user_id, key_hash) IN \
      (SELECT organization_id, user_id, key_hash FROM outcomes WHERE kept_at < $1 \
      ORDER BY kept_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
+/// Events whose searchable text an earlier version has written. What is ASCII has always been folded like that.
+const SELECT_UNFOLDED: &str = "SELECT id, organization_id, title, description, version FROM events \
+     WHERE search_version < 2 AND octet_length(search_text) <> char_length(search_text) ORDER BY organization_id, id LIMIT $1";
+
+const FOLD_EVENT: &str = "UPDATE events SET search_text = $1, search_version = 2 \
+     WHERE id = $2 AND organization_id = $3 AND version = $4";
 
 #[async_trait]
 impl EventStore for PostgresEventStore {
@@ -117,6 +124,22 @@ impl EventStore for PostgresEventStore {
             .await?;
         transaction.commit().await?;
         Ok(deleted.rows_affected())
+    }
+
+    async fn fold_texts(&self, limit: i64, deadline: Instant) -> Result<usize, StoreError> {
+        let rows = sqlx::query_as::<_, UnfoldedRow>(SELECT_UNFOLDED)
+            .bind(limit)
+            .fetch_all(self.database.connection().await?.statements())
+            .await?;
+        for rows in rows.chunk_by(|one, next| one.organization_id == next.organization_id) {
+            let organization = rows[0].organization_id;
+            let mut transaction = self.database.begin_for(organization, deadline).await?;
+            for row in rows {
+                fold(transaction.statements(), row).await?;
+            }
+            transaction.commit().await?;
+        }
+        Ok(rows.len())
     }
 
     async fn history(
@@ -249,6 +272,18 @@ impl EventTransaction for PostgresEventTransaction {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         self.transaction.commit().await
     }
+}
+
+/// Leaves an event alone that was changed meanwhile: that has folded it.
+async fn fold(statements: Statements<'_, sqlx::Postgres>, row: &UnfoldedRow) -> Result<(), StoreError> {
+    sqlx::query(FOLD_EVENT)
+        .bind(search_text(&row.title, &row.description))
+        .bind(row.id)
+        .bind(row.organization_id)
+        .bind(row.version)
+        .execute(statements)
+        .await?;
+    Ok(())
 }
 
 async fn find(

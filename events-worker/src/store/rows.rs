@@ -73,6 +73,16 @@ impl TryFrom<HistoryRow> for HistoryEntry {
     }
 }
 
+/// An event whose searchable text is to be made anew.
+#[derive(FromRow)]
+pub(super) struct UnfoldedRow {
+    pub(super) id: Uuid,
+    pub(super) organization_id: Uuid,
+    pub(super) title: String,
+    pub(super) description: String,
+    pub(super) version: i64,
+}
+
 #[derive(FromRow)]
 pub(super) struct PlacedRow {
     #[sqlx(flatten)]

@@ -12,7 +12,7 @@ use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;
 
 use super::listing::{Dialect, Statement, Value, listing};
-use super::rows::{EventRow, OutcomeRow, PlacedRow};
+use super::rows::{EventRow, OutcomeRow, PlacedRow, UnfoldedRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
 
 /// Events in an SQLite file.
@@ -36,11 +36,11 @@ const SELECT_EVENT: &str = "SELECT id, organization_id, created_by_id, title, de
      FROM events WHERE id = ? AND organization_id = ?";
 
 const INSERT_EVENT: &str = "INSERT INTO events (id, organization_id, created_by_id, title, description, location, \
-     start_date, end_date, status, rejection_reason, created_at, updated_at, version, search_text) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING";
+     start_date, end_date, status, rejection_reason, created_at, updated_at, version, search_text, search_version) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 2) ON CONFLICT (id) DO NOTHING";
 
 const UPDATE_EVENT: &str = "UPDATE events SET title = ?, description = ?, location = ?, start_date = ?, \
-     end_date = ?, status = ?, rejection_reason = ?, updated_at = ?, version = ?, search_text = ? \
+     end_date = ?, status = ?, rejection_reason = ?, updated_at = ?, version = ?, search_text = ?, search_version = 2 \
      WHERE id = ? AND organization_id = ? AND status = ? AND version = ?";
 
 const DELETE_EVENT: &str =
@@ -61,6 +61,13 @@ const SELECT_OUTCOME: &str = "SELECT fingerprint, role, correlation_id, trace_id
 
 const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE rowid IN \
      (SELECT rowid FROM outcomes WHERE kept_at < ? ORDER BY kept_at LIMIT ?)";
+
+/// Events whose searchable text an earlier version has written. What is ASCII has always been folded like that.
+const SELECT_UNFOLDED: &str = "SELECT id, organization_id, title, description, version FROM events \
+     WHERE search_version < 2 AND length(CAST(search_text AS BLOB)) <> length(search_text) ORDER BY organization_id, id LIMIT $1";
+
+const FOLD_EVENT: &str = "UPDATE events SET search_text = $1, search_version = 2 \
+     WHERE id = $2 AND organization_id = $3 AND version = $4";
 
 #[async_trait]
 impl EventStore for SqliteEventStore {
@@ -115,6 +122,21 @@ impl EventStore for SqliteEventStore {
             .await?;
         transaction.commit().await?;
         Ok(deleted.rows_affected())
+    }
+
+    async fn fold_texts(&self, limit: i64, deadline: Instant) -> Result<usize, StoreError> {
+        let rows = sqlx::query_as::<_, UnfoldedRow>(SELECT_UNFOLDED)
+            .bind(limit)
+            .fetch_all(self.database.reader().await?.statements())
+            .await?;
+        if !rows.is_empty() {
+            let mut transaction = self.database.begin(deadline).await?;
+            for row in &rows {
+                fold(transaction.statements(), row).await?;
+            }
+            transaction.commit().await?;
+        }
+        Ok(rows.len())
     }
 
     async fn history(
@@ -247,6 +269,18 @@ impl EventTransaction for SqliteEventTransaction {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         self.transaction.commit().await
     }
+}
+
+/// Leaves an event alone that was changed meanwhile: that has folded it.
+async fn fold(statements: Statements<'_, sqlx::Sqlite>, row: &UnfoldedRow) -> Result<(), StoreError> {
+    sqlx::query(FOLD_EVENT)
+        .bind(search_text(&row.title, &row.description))
+        .bind(row.id)
+        .bind(row.organization_id)
+        .bind(row.version)
+        .execute(statements)
+        .await?;
+    Ok(())
 }
 
 async fn find(

@@ -11,6 +11,7 @@ pub mod json;
 pub mod keyed;
 pub mod page;
 pub mod schema;
+pub mod text;
 pub mod timestamp;
 pub mod trace;
 

@@ -10,6 +10,8 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use super::auth::Email;
+use super::events::EventId;
+use super::text::{breaks_line, is_unwanted, normalized, visible_len};
 use super::{Problem, ProblemType, Request, Timestamp, Violation, json};
 
 /// A schema under its name, with the schemas it refers to.
@@ -57,7 +59,7 @@ const FORMATS: [Format; 4] = [
     ("email", |text| Email::parse(text).is_some(), "must be an e-mail address"),
     (
         "text-line",
-        |text| !text.chars().any(is_unwanted),
+        |text| !text.chars().any(|character| is_unwanted(character) || breaks_line(character)),
         "must not contain control characters or line breaks",
     ),
     (
@@ -67,9 +69,57 @@ const FORMATS: [Format; 4] = [
     ),
 ];
 
-/// Control characters, and the bidirectional overrides that make text read other than it is.
-fn is_unwanted(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+/// A member whose value can be written in several ways, of which one is canonical.
+#[derive(Debug)]
+struct Field {
+    name: String,
+    form: Form,
+}
+
+/// What a member holds.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// Text for people, of at least this many characters that can be seen.
+    Text(usize),
+    /// A point in time.
+    Time,
+    /// An e-mail address.
+    Email,
+    /// The id of an object.
+    Id,
+}
+
+impl Field {
+    /// The member `name` with this schema, whose references are in `components`.
+    fn of(name: &str, schema: &Value, components: &Value) -> Option<Self> {
+        let referred = schema["$ref"].as_str().and_then(|path| components.get(path.rsplit('/').next()?));
+        let alternatives = schema["oneOf"].as_array().into_iter().flatten();
+        let format = schema["format"].as_str();
+        let form = match format {
+            Some("text-line" | "text-block") => {
+                let least = schema["minLength"].as_u64().unwrap_or(0);
+                Some(Form::Text(usize::try_from(least).unwrap_or(usize::MAX)))
+            }
+            Some("date-time") => Some(Form::Time),
+            Some("email") => Some(Form::Email),
+            None if name == "id" => Some(Form::Id),
+            _ => None,
+        };
+        let own = form.map(|form| Self { name: name.to_owned(), form });
+        own.or_else(|| referred.and_then(|schema| Self::of(name, schema, components)))
+            .or_else(|| alternatives.filter_map(|schema| Self::of(name, schema, components)).next())
+    }
+
+    /// The canonical way to write `text`, if that is another one. What breaks a rule stays as it is.
+    fn canonical(&self, text: &str) -> Option<String> {
+        let canonical = match self.form {
+            Form::Text(_) => normalized(text).into_owned(),
+            Form::Time => Timestamp::parse(text)?.to_string(),
+            Form::Email => Email::parse(text)?.as_str().to_owned(),
+            Form::Id => EventId::parse(text)?.to_string(),
+        };
+        (canonical != text).then_some(canonical)
+    }
 }
 
 /// Reads requests of one type. Built once per operation: compiling a schema is slow, checking fast.
@@ -77,6 +127,7 @@ fn is_unwanted(character: char) -> bool {
 pub struct RequestDecoder<T> {
     validator: Validator,
     integers: Vec<String>,
+    fields: Vec<Field>,
     marker: PhantomData<fn() -> T>,
 }
 
@@ -104,17 +155,32 @@ impl<T: Request> RequestDecoder<T> {
             .into_iter()
             .flatten()
             .collect();
+        let properties = document["properties"].as_object().into_iter().flatten();
+        let components = &document["components"]["schemas"];
+        let fields = properties.filter_map(|(name, schema)| Field::of(name, schema, components)).collect();
         let mut options = jsonschema::options().should_validate_formats(true);
         for (name, check, _) in FORMATS {
             options = options.with_format(name, check);
         }
         let validator = options.build(&document).expect("the derived schema is valid JSON Schema");
-        Self { validator, integers, marker: PhantomData }
+        Self { validator, integers, fields, marker: PhantomData }
     }
 
     /// Whether the member `name` is a number, which a query string can only spell as text.
     pub fn is_integer(&self, name: &str) -> bool {
         self.integers.iter().any(|integer| integer == name)
+    }
+
+    /// Writes what can be written in several ways in the canonical one: text in NFC, times in UTC, addresses and ids in
+    /// lower case. Whatever compares requests, keys of writes included, compares these.
+    pub fn normalize(&self, body: &mut Value) {
+        for field in &self.fields {
+            if let Some(Value::String(text)) = body.get_mut(&field.name)
+                && let Some(canonical) = field.canonical(text)
+            {
+                *text = canonical;
+            }
+        }
     }
 
     /// Every rule `body` breaks, up to [`MAX_VIOLATIONS`].
@@ -124,10 +190,25 @@ impl<T: Request> RequestDecoder<T> {
             describe(error.kind(), &format!("#{}", error.instance_path().as_str()), &mut found);
         }
         if let Value::Object(members) = body {
+            found.extend(
+                self.hardly_visible(members)
+                    .filter(|violation| !found.contains(violation))
+                    .collect::<Vec<_>>(),
+            );
             found.extend(T::rules(members));
         }
         found.truncate(MAX_VIOLATIONS);
         found
+    }
+
+    /// Texts with fewer characters that can be seen than they must have characters.
+    fn hardly_visible<'a>(&'a self, members: &'a Map<String, Value>) -> impl Iterator<Item = Violation> + 'a {
+        self.fields.iter().filter_map(|field| match (field.form, members.get(&field.name)) {
+            (Form::Text(least), Some(Value::String(text))) if visible_len(text) < least => {
+                Some(Violation::at(&field.name, "too_short", too_short(least as u64)))
+            }
+            _ => None,
+        })
     }
 
     /// Reads a message: syntax, then every rule, then the request, as JSON and typed. No payload counts as
@@ -137,7 +218,8 @@ impl<T: Request> RequestDecoder<T> {
     /// [`ProblemType::MalformedRequest`] for JSON syntax, [`ProblemType::ValidationFailed`] with every
     /// violation otherwise.
     pub fn decode(&self, payload: &[u8]) -> Result<(Value, T), Problem> {
-        let body = parse_body(payload)?;
+        let mut body = parse_body(payload)?;
+        self.normalize(&mut body);
         let violations = self.violations(&body);
         if !violations.is_empty() {
             return Err(Problem::invalid(violations));
@@ -169,6 +251,10 @@ pub fn parse_body(payload: &[u8]) -> Result<Value, Problem> {
     })
 }
 
+fn too_short(least: u64) -> String {
+    format!("must have at least {least} characters that can be seen")
+}
+
 /// Turns one schema error into violations: a stable code, and the rule without the refused value.
 fn describe(kind: &ValidationErrorKind, path: &str, found: &mut Vec<Violation>) {
     let mut push = |pointer: String, code: &str, detail: String| {
@@ -195,7 +281,7 @@ fn describe(kind: &ValidationErrorKind, path: &str, found: &mut Vec<Violation>) 
             push(here, "wrong_type", format!("must be of type {expected}"));
         }
         ValidationErrorKind::MinLength { limit } => {
-            push(here, "too_short", format!("must have at least {limit} characters"));
+            push(here, "too_short", too_short(*limit));
         }
         ValidationErrorKind::MaxLength { limit } => {
             push(here, "too_long", format!("must have at most {limit} characters"));

@@ -40,6 +40,10 @@ impl Timestamp {
 
     /// Reads an RFC 3339 date-time with any offset; finer fractions than milliseconds are cut.
     pub fn parse(text: &str) -> Option<Self> {
+        // The parser takes any character between date and time.
+        if !matches!(text.as_bytes().get(10), Some(b'T' | b't')) {
+            return None;
+        }
         let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         Self::from_unix_millis(millis(parsed))
     }
@@ -119,8 +123,25 @@ mod tests {
         assert_eq!(shown("2026-06-15T09:00:00Z").as_deref(), Some("2026-06-15T09:00:00.000Z"));
         assert_eq!(shown("2026-06-15T09:00:00.1239+02:00").as_deref(), Some("2026-06-15T07:00:00.123Z"));
         assert_eq!(shown("1969-12-31T23:59:59.999Z").as_deref(), Some("1969-12-31T23:59:59.999Z"));
-        for bad in ["2026-06-15", "2026-06-15T09:00:00", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59"]
-        {
+        assert_eq!(shown("2026-06-15t09:00:00z").as_deref(), Some("2026-06-15T09:00:00.000Z"));
+        for bad in [
+            "2026-06-15",
+            "2026-06-15T09:00:00",
+            "0000-01-01T00:00:00Z",
+            "0001-01-01T00:00:00+23:59",
+            "2027-06-01x10:00:00Z",
+            "2027-06-01 10:00:00Z",
+            "2027-06-01_10:00:00Z",
+            "2027-06-01T10:00:00.Z",
+            "2027-06-01T10:00:00,5Z",
+            "2027-06-01T10:00Z",
+            "2027-06-01T10:00:00+0200",
+            "2027-6-1T10:00:00Z",
+            "2027-06-01T24:00:00Z",
+            " 2027-06-01T10:00:00Z",
+            "2027-06-01T10:00:00Z ",
+            "+2027-06-01T10:00:00Z",
+        ] {
             assert_eq!(shown(bad), None, "{bad}");
         }
         assert_eq!(shown("9999-12-31T23:59:59-23:59"), None);

@@ -25,6 +25,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
+use super::text::identifier;
 use super::{Response, Timestamp};
 
 pub use change_password::{ChangePassword, ChangePasswordError, ChangePasswordRequest};
@@ -128,7 +129,8 @@ impl FromStr for Role {
 #[error("not one of the known names")]
 pub struct UnknownName;
 
-/// An e-mail address, trimmed and in lower case. Masked in `Debug`: it is personal data.
+/// An e-mail address in its one form: what differs in case, in how it is composed, or in how the name of its host is
+/// written (RFC 5890), is one address. Masked in `Debug`: it is personal data.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Email(String);
@@ -136,7 +138,7 @@ pub struct Email(String);
 impl Email {
     /// Reads and normalises an address: at most 254 characters, one `@`, a domain with a dot.
     pub fn parse(text: &str) -> Option<Self> {
-        let normal = text.trim().to_lowercase();
+        let normal = normal_address(text.trim())?;
         let options = Options::default().with_required_tld().without_domain_literal().without_display_text();
         let acceptable = normal.len() <= 254 && !normal.chars().any(char::is_control);
         (acceptable && EmailAddress::parse_with_options(&normal, options).is_ok()).then_some(Self(normal))
@@ -145,6 +147,17 @@ impl Email {
     /// The address, for the store and for responses to its owner.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// The address in its one form; `None` when its host cannot have a name like that.
+fn normal_address(text: &str) -> Option<String> {
+    let normal = identifier(text);
+    match normal.rsplit_once('@') {
+        Some((local, host)) if !host.is_ascii() || host.contains("xn--") => {
+            idna::domain_to_ascii(host).ok().map(|host| format!("{local}@{host}"))
+        }
+        _ => Some(normal),
     }
 }
 
