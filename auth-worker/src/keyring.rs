@@ -167,7 +167,7 @@ impl Keyring {
             vec![(configured, own.unwrap_or(Term { from: Timestamp::UNIX_EPOCH, revoked_at: None }))];
         for record in records {
             let Some(sealed) = &record.sealed else { continue };
-            match seal.open(&record.kid, sealed) {
+            match seal.open(record.kid.as_bytes(), sealed) {
                 Some(der) => keys.push((SigningKey::from_pkcs8(&der)?, term(record))),
                 // The configured key is another one than when it was made.
                 None => tracing::warn!(kid = record.kid, "a signing key cannot be opened and is not used"),
@@ -231,19 +231,24 @@ impl Seal {
         let document = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())
             .map_err(|_| SigningKeyError::Generate)?;
         let key = SigningKey::from_pkcs8(document.as_ref())?;
-        let mut sealed = document.as_ref().to_vec();
-        let nonce = self.0.seal_in_place_append_tag(Aad::from(key.kid.as_bytes()), &mut sealed);
-        let nonce = nonce.map_err(|_| SigningKeyError::Generate)?;
-        sealed.extend_from_slice(nonce.as_ref());
+        let sealed = self.close(key.kid.as_bytes(), document.as_ref()).ok_or(SigningKeyError::Generate)?;
         Ok((key, sealed))
     }
 
-    /// The key pair that was sealed under this id.
-    fn open(&self, kid: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+    /// Seals bytes that are found under `name`.
+    pub(crate) fn close(&self, name: &[u8], bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut sealed = bytes.to_vec();
+        let nonce = self.0.seal_in_place_append_tag(Aad::from(name), &mut sealed).ok()?;
+        sealed.extend_from_slice(nonce.as_ref());
+        Some(sealed)
+    }
+
+    /// What was sealed under this name.
+    pub(crate) fn open(&self, name: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (sealed, nonce) = sealed.split_at_checked(sealed.len().checked_sub(NONCE)?)?;
         let mut sealed = sealed.to_vec();
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let length = self.0.open_in_place(nonce, Aad::from(kid.as_bytes()), &mut sealed).ok()?.len();
+        let length = self.0.open_in_place(nonce, Aad::from(name), &mut sealed).ok()?.len();
         sealed.truncate(length);
         Some(sealed)
     }
@@ -301,15 +306,15 @@ mod tests {
     fn sealed_keys_open_with_their_own_seal_and_id_only() {
         let seal = Seal::new(&[7; 32]).unwrap();
         let (key, sealed) = seal.generate().unwrap();
-        let opened = seal.open(&key.kid, &sealed).unwrap();
+        let opened = seal.open(key.kid.as_bytes(), &sealed).unwrap();
         assert_eq!(SigningKey::from_pkcs8(&opened).unwrap().kid, key.kid);
         let mut damaged = sealed.clone();
         damaged[3] ^= 1;
-        assert_eq!(seal.open(&key.kid, &damaged), None);
-        assert_eq!(seal.open("another", &sealed), None);
-        assert_eq!(Seal::new(&[8; 32]).unwrap().open(&key.kid, &sealed), None);
+        assert_eq!(seal.open(key.kid.as_bytes(), &damaged), None);
+        assert_eq!(seal.open(b"another", &sealed), None);
+        assert_eq!(Seal::new(&[8; 32]).unwrap().open(key.kid.as_bytes(), &sealed), None);
         for short in [0, 5, NONCE, NONCE + 3] {
-            assert_eq!(seal.open(&key.kid, &sealed[..short]), None);
+            assert_eq!(seal.open(key.kid.as_bytes(), &sealed[..short]), None);
         }
     }
 

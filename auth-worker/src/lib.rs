@@ -109,8 +109,8 @@ async fn serve(
     let revoked = Arc::new(Notify::new());
     let failures = Arc::new(Bucket::login_throttle(caller.clone()));
     let throttle = Throttle::new(issuer.derived_key("login throttle v1"), failures, threads);
-    let handler =
-        Arc::new(Auth::new(Arc::clone(&store), hasher, throttle, Arc::clone(&issuer), Arc::clone(&revoked)));
+    let handler = Auth::new(Arc::clone(&store), hasher, throttle, Arc::clone(&issuer), Arc::clone(&revoked))?;
+    let handler = Arc::new(handler);
     let revocations = Revocations::unknown();
     let revocation_bucket = RevocationBucket::new(caller.clone());
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)));

@@ -8,6 +8,7 @@ mod logout;
 mod logout_all;
 mod me;
 mod members;
+mod once;
 mod refresh;
 mod sessions;
 mod signup;
@@ -15,6 +16,7 @@ mod update_member;
 
 use std::sync::Arc;
 
+use aws_lc_rs::hmac;
 use shared::contract::auth::{AuthHandlers, Secret, SessionId, SignedIn, UserId};
 use shared::contract::{Failure, Timestamp};
 use shared::identity::ACCESS_TOKEN_SECONDS;
@@ -22,6 +24,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::hasher::{Hasher, HasherError};
+use crate::keyring::Seal;
 use crate::store::{AuthStore, Owner, Session};
 use crate::throttle::Throttle;
 use crate::tokens::{RefreshToken, SigningKeyError, TokenIssuer};
@@ -39,6 +42,13 @@ pub(crate) struct Auth {
     issuer: Arc<TokenIssuer>,
     /// Told of every revocation that is in the database.
     revoked: Arc<Notify>,
+    answers: AnswerKeys,
+}
+
+/// What hides the saved answers of named writes.
+struct AnswerKeys {
+    hashes: hmac::Key,
+    seal: Arc<Seal>,
 }
 
 impl AuthHandlers for Auth {}
@@ -50,8 +60,10 @@ impl Auth {
         throttle: Throttle,
         issuer: Arc<TokenIssuer>,
         revoked: Arc<Notify>,
-    ) -> Self {
-        Self { store, hasher, throttle, issuer, revoked }
+    ) -> Result<Self, SigningKeyError> {
+        let (hashes, seal) = (issuer.derived_key("saved answers v1"), Arc::new(issuer.seal()?));
+        let answers = AnswerKeys { hashes, seal };
+        Ok(Self { store, hasher, throttle, issuer, revoked, answers })
     }
 
     /// Has everybody told of what was just revoked.

@@ -2,6 +2,7 @@
 
 mod postgres;
 mod rows;
+mod saved;
 mod sqlite;
 mod texts;
 
@@ -21,6 +22,7 @@ use uuid::Uuid;
 use crate::keyring::SigningKeyRecord;
 
 pub use postgres::PostgresAuthStore;
+pub use saved::{Finish, SavedAnswer, Saving};
 pub use sqlite::SqliteAuthStore;
 
 /// How long the database may take over what an operator's command changes.
@@ -43,7 +45,7 @@ pub trait AuthStore: Send + Sync + 'static {
         &self,
         account: NewAccount,
         session: Session,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<User, CreateAccountError>;
 
     /// The user with this address, and their password hash.
@@ -70,7 +72,7 @@ pub trait AuthStore: Send + Sync + 'static {
         &self,
         change: PasswordChange<'_>,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<bool, StoreError>;
 
     /// Opens a session for a user of `organization` who has shown to know the password behind `password_hash`. `None` when that is
@@ -104,11 +106,11 @@ pub trait AuthStore: Send + Sync + 'static {
         user: UserId,
         id: SessionId,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<bool, StoreError>;
 
     /// Ends all sessions of a user.
-    async fn end_sessions(&self, user: UserId, now: Timestamp, deadline: Instant) -> Result<(), StoreError>;
+    async fn end_sessions(&self, user: UserId, now: Timestamp, finish: &Finish) -> Result<(), StoreError>;
 
     /// What was revoked at `since` or later.
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError>;
@@ -127,15 +129,17 @@ pub trait AuthStore: Send + Sync + 'static {
         &self,
         change: MemberChange,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<Member, ChangeMemberError>;
 
     /// Whether an account has this address.
     async fn email_exists(&self, email: &Email) -> Result<bool, StoreError>;
 
     /// Records an invitation.
-    async fn create_invitation(&self, invitation: NewInvitation, deadline: Instant)
-    -> Result<(), StoreError>;
+    async fn create_invitation(&self, invitation: NewInvitation, finish: &Finish) -> Result<(), StoreError>;
+
+    /// The answer that was saved where this one is to be.
+    async fn saved_answer(&self, saving: &Saving) -> Result<Option<SavedAnswer>, StoreError>;
 
     /// The signing keys that were made by command, and the configured one if it is revoked.
     async fn signing_keys(&self) -> Result<Vec<SigningKeyRecord>, StoreError>;

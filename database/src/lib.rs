@@ -66,6 +66,9 @@ pub enum StoreError {
     /// Two transactions stood in each other's way and this one was undone: it may be run again.
     #[error("two transactions collided: {0}")]
     Collision(#[source] sqlx::Error),
+    /// A write with this key has been answered already; the transaction is undone.
+    #[error("a write with this key has been answered")]
+    AlreadyAnswered,
     /// The commit failed: whether it took effect before it did, nobody can say.
     #[error("a commit failed: {0}")]
     Commit(#[source] sqlx::Error),
@@ -186,7 +189,11 @@ impl StoreError {
             Self::Unavailable(error) if had_no_room => Self::Unavailable(error),
             Self::Collision(error) => Self::Collision(error),
             Self::Unavailable(error) | Self::Commit(error) | Self::Defect(error) => Self::Commit(error),
-            other @ (Self::Busy | Self::NotBegun | Self::Expired | Self::UnknownValue(_)) => other,
+            other @ (Self::Busy
+            | Self::NotBegun
+            | Self::AlreadyAnswered
+            | Self::Expired
+            | Self::UnknownValue(_)) => other,
         }
     }
 }
@@ -202,6 +209,8 @@ impl<E> From<StoreError> for Failure<E> {
                 tracing::warn!(%error, "gave up after collisions");
                 Self::Contended
             }
+            // The answer is on its way to where it can be read.
+            StoreError::AlreadyAnswered => Self::Contended,
             StoreError::Busy => Self::Overloaded,
             StoreError::Expired => Self::Expired,
             StoreError::Commit(_) => Self::commit_unknown(&error),

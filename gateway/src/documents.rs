@@ -8,7 +8,7 @@ use axum::routing::get;
 use serde_json::{Map, Value, json};
 use shared::contract::failure::{PROBLEM_JSON, ProblemBody};
 use shared::contract::schema::NamedSchema;
-use shared::contract::{Access, Description, Method, ProblemType, Repeat, descriptions};
+use shared::contract::{Access, Description, Method, ProblemType, Repeat, descriptions, events};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -60,6 +60,9 @@ fn openapi() -> Value {
         let described = describe(&operation, &mut components);
         paths.entry(operation.route.path).or_default().insert(method, described);
     }
+    for (path, described) in surroundings() {
+        paths.entry(path).or_default().insert("get".to_owned(), described);
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -74,6 +77,44 @@ fn openapi() -> Value {
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
         },
     })
+}
+
+/// What is served beside the operations.
+fn surroundings() -> [(&'static str, Value); 4] {
+    let answer = |description: &str, media_type: &str| json!({ "description": description, "content": { media_type: { "schema": { "type": "object" } } } });
+    let json = |description: &str| answer(description, "application/json");
+    let page = |id: &str, summary: &str, responses: Value| json!({ "operationId": id, "summary": summary, "tags": ["system"], "security": [], "responses": responses });
+    [
+        (
+            "/.well-known/jwks.json",
+            page(
+                "system.jwks",
+                "Read the public keys that verify access tokens",
+                json!({
+                    "200": answer("A JWK set (RFC 7517)", "application/jwk-set+json"),
+                    "304": { "description": "The set is the one that If-None-Match names" },
+                    "503": answer("No key is known yet", PROBLEM_JSON),
+                }),
+            ),
+        ),
+        ("/livez", page("system.livez", "Whether the process runs", json!({ "200": json("It does") }))),
+        (
+            "/readyz",
+            page(
+                "system.readyz",
+                "Whether requests should be sent here",
+                json!({ "200": json("They should"), "503": json("Not now: checks say why") }),
+            ),
+        ),
+        (
+            "/health",
+            page(
+                "system.health",
+                "What was last seen of everything the gateway depends on",
+                json!({ "200": json("pass, or warn where a part is away"), "503": json("fail") }),
+            ),
+        ),
+    ]
 }
 
 fn describe(operation: &Description, components: &mut Map<String, Value>) -> Value {
@@ -121,15 +162,16 @@ fn parameters(operation: &Description, in_path: bool, schema: &Value) -> Vec<Val
         let schema = json!({ "type": "string", "format": "uuid" });
         parameters.push(json!({ "name": "id", "in": "path", "required": true, "schema": schema }));
     }
-    if operation.repeat == Repeat::WithKey {
+    if operation.repeat.takes_key() {
         parameters.push(header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted. Who repeats the request with the same key, within 24 hours, is given the same answer, marked by Idempotent-Replayed: true"));
-        if in_path {
+        if in_path && operation.service() == events::SERVICE {
             parameters.push(header("If-Match", "Fails with 412 unless the event still has this ETag"));
         }
     }
     if operation.route.method == Method::Get {
         // Of all that is read, only an event itself has an entity tag.
         if operation.response.as_ref().is_some_and(|response| response.name == "Event") {
+            parameters.push(header("If-Match", "Answers 412 unless the event still has this ETag"));
             parameters.push(header("If-None-Match", "Answers 304 while the event still has this ETag"));
         }
         for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
@@ -159,13 +201,14 @@ fn responses(operation: &Description, components: &mut Map<String, Value>) -> Va
     ]);
     let token = (operation.access != Access::Public).then_some(ProblemType::Unauthenticated);
     let mut by_status: BTreeMap<u16, Vec<ProblemType>> = BTreeMap::new();
-    let keyed =
-        (operation.repeat == Repeat::WithKey).then_some([ProblemType::KeyInProgress, ProblemType::KeyReused]);
+    let keyed = operation.repeat.takes_key().then_some([ProblemType::KeyInProgress, ProblemType::KeyReused]);
+    let given = (operation.repeat == Repeat::ByClient).then_some(ProblemType::AnswerGiven);
     let problems = SHARED_PROBLEMS
         .into_iter()
         .chain(body.into_iter().flatten())
         .chain(token)
-        .chain(keyed.into_iter().flatten());
+        .chain(keyed.into_iter().flatten())
+        .chain(given);
     for problem in problems.chain(operation.problems.iter().copied()) {
         by_status.entry(problem.status()).or_default().push(problem);
     }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use shared::contract::auth::UserId;
 use shared::contract::schema::parse_body;
 use shared::contract::{
-    IdempotencyKey, Method, Operation, Precondition, Problem, ProblemType, RequestDecoder, Timestamp,
+    Access, IdempotencyKey, Method, Operation, Precondition, Problem, ProblemType, RequestDecoder, Timestamp,
     Violation,
 };
 use shared::identity::Verifier;
@@ -40,11 +40,18 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
 
 /// Verifies the caller, if the operation needs one; returns the `Authorization` value to forward, and whose
 /// it is.
-pub(crate) fn authorization<O: Operation>(
+///
+/// In the first moments of a gateway, when it knows no keys yet, the request waits for them until `hold_until`.
+pub(crate) async fn authorization<O: Operation>(
     headers: &HeaderMap,
     verifier: &Verifier,
+    hold_until: Instant,
 ) -> Result<Option<(String, UserId)>, Problem> {
     let value = single(headers, &header::AUTHORIZATION)?;
+    if O::ACCESS != Access::Public && value.is_some() && !verifier.is_ready() {
+        // Judged below, whether they have come or not.
+        let _ = tokio::time::timeout_at(hold_until, verifier.ready()).await;
+    }
     let (now, instant) = (Timestamp::now(), Instant::now());
     let principal = verifier.authorize(O::ACCESS, O::REPEAT, value, now, instant)?;
     Ok(value.zip(principal).map(|(value, principal)| (value.to_owned(), principal.user_id)))

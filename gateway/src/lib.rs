@@ -30,6 +30,7 @@ use shared::messaging::{Caller, Connection, KeyDirectory, RevocationBucket, watc
 use shared::ops::{self, AdminServer, Status};
 use shared::revocations::Revocations;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, CorsOrigins, NotAnOrigin};
@@ -40,6 +41,10 @@ use limits::Limiter;
 use problem::Failed;
 use routes::Gateway;
 use upstream::Upstream;
+
+/// How long after its start a gateway holds requests that need a token instead of refusing them: it learns the keys
+/// and what is revoked within milliseconds of reaching the broker.
+const START_HOLD: Duration = Duration::from_secs(3);
 
 /// How long `JWKS` may be cached by others, which bounds how fast a key can be withdrawn.
 const JWKS_CACHE: &str = "public, max-age=60";
@@ -91,6 +96,7 @@ async fn serve(
     let revocation_bucket = RevocationBucket::new(caller.clone());
     let gateway = Arc::new(Gateway {
         upstream: Upstream::new(caller.clone(), config.max_in_flight, config.breakers),
+        hold_until: Instant::now() + START_HOLD,
         verifier: Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)),
         users: Limiter::new("user", config.rate_limit_user),
         addresses: Limiter::new("ip", config.rate_limit_ip),

@@ -50,6 +50,8 @@ struct TokenRefused;
 pub(crate) struct Gateway {
     pub(crate) upstream: Upstream,
     pub(crate) verifier: Verifier,
+    /// Until when requests wait for what verifies tokens, since the gateway has only just started.
+    pub(crate) hold_until: Instant,
     /// Requests by user.
     pub(crate) users: Limiter<UserId>,
     /// Requests by address.
@@ -121,7 +123,7 @@ async fn forward<O: Operation>(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     told.token = O::ACCESS != Access::Public && parts.headers.contains_key(header::AUTHORIZATION);
-    let caller = extract::authorization::<O>(&parts.headers, &gateway.verifier)?;
+    let caller = extract::authorization::<O>(&parts.headers, &gateway.verifier, gateway.hold_until).await?;
     if let Some((_, user)) = &caller {
         let (quoted, verdict) = gateway.users.count(user);
         told.quota = quoted;
@@ -159,7 +161,7 @@ fn name_write(repeat: Repeat, given: Option<IdempotencyKey>) -> Option<(Idempote
     match (given, repeat) {
         (Some(key), _) => Some((key, KeyOrigin::Client)),
         (None, Repeat::WithKey) => Some((IdempotencyKey::mint(), KeyOrigin::Gateway)),
-        (None, Repeat::Safe | Repeat::Never) => None,
+        (None, Repeat::Safe | Repeat::ByClient | Repeat::Never) => None,
     }
 }
 

@@ -153,7 +153,7 @@ impl Upstream {
                 retry::patience(call.deadline.saturating_duration_since(Instant::now()))
             }
             // Once it was delivered, it is not repeated.
-            Repeat::Never => Duration::MAX,
+            Repeat::ByClient | Repeat::Never => Duration::MAX,
         };
         let mut under_way = FuturesUnordered::new();
         let (mut made, mut next) = (0, Some(Instant::now()));

@@ -199,6 +199,11 @@ impl Verifier {
         &self.keys
     }
 
+    /// Whether tokens can be verified at all.
+    pub fn is_ready(&self) -> bool {
+        self.keys.are_known() && self.revocations.are_known()
+    }
+
     /// Waits until tokens can be verified at all.
     pub async fn ready(&self) {
         self.keys.known().await;

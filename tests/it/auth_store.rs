@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use auth_worker::store::{
-    AuthStore, ChangeMemberError, CreateAccountError, MemberChange, Membership, NewAccount, NewInvitation,
-    OpenSessions, Owner, PasswordChange, PostgresAuthStore, SeedUser, Session, SqliteAuthStore,
+    AuthStore, ChangeMemberError, CreateAccountError, Finish, MemberChange, Membership, NewAccount,
+    NewInvitation, OpenSessions, Owner, PasswordChange, PostgresAuthStore, SeedUser, Session,
+    SqliteAuthStore,
 };
 use database::DatabaseUrl;
 use futures_util::future::join_all;
@@ -114,7 +115,7 @@ fn owner(user: User) -> Owner {
 async fn found(store: &dyn AuthStore, name: &str, home: &str) -> Result<(User, Session), CreateAccountError> {
     let account = account(name, Membership::Founder(organization(home)));
     let session = session(account.id);
-    Ok((store.create_account(account, session, soon()).await?, session))
+    Ok((store.create_account(account, session, &Finish::by(soon())).await?, session))
 }
 
 async fn accounts_are_found_by_address_and_id(database: Database) {
@@ -184,14 +185,14 @@ async fn invitations_are_used_once_in_time_and_by_their_address(database: Databa
             created_by: admin.id,
             expires_at: at(expires_at),
         };
-        store.create_invitation(invitation, soon()).await.unwrap();
+        store.create_invitation(invitation, &Finish::by(soon())).await.unwrap();
     };
     invite(1, "bob", "2026-01-02T00:00:00Z").await;
     invite(2, "old", "2026-01-01T00:00:00Z").await;
     let join = async |name: &str, token: u8| {
         let account = account(name, Membership::Invited([token; 32]));
         let session = session(account.id);
-        store.create_account(account, session, soon()).await
+        store.create_account(account, session, &Finish::by(soon())).await
     };
     for (name, token) in [("bob", 9), ("old", 2), ("eve", 1)] {
         let refused = join(name, token).await;
@@ -227,9 +228,9 @@ async fn sessions_rotate_once_and_end(database: Database) {
     let rotated = Session { counter: 1, rotated_at: now, ..current };
     assert_eq!(store.session(current.id).await.unwrap(), Some((rotated, owner(user.clone()))));
     let stranger = UserId(Uuid::now_v7());
-    assert!(!store.end_session(stranger, current.id, now, soon()).await.unwrap(), "not theirs");
-    assert!(store.end_session(user.id, current.id, now, soon()).await.unwrap());
-    assert!(!store.end_session(user.id, current.id, now, soon()).await.unwrap(), "it is over");
+    assert!(!store.end_session(stranger, current.id, now, &Finish::by(soon())).await.unwrap(), "not theirs");
+    assert!(store.end_session(user.id, current.id, now, &Finish::by(soon())).await.unwrap());
+    assert!(!store.end_session(user.id, current.id, now, &Finish::by(soon())).await.unwrap(), "it is over");
     assert!(store.session(current.id).await.unwrap().unwrap().0.ended);
     assert!(!store.rotate_session(current.id, 1, now, soon()).await.unwrap(), "what is over does not go on");
 }
@@ -272,14 +273,14 @@ async fn sessions_are_listed_and_ended_together(database: Database) {
         new: "$argon2id$new",
     };
     let other = PasswordChange { old: "$argon2id$other", ..change };
-    assert!(!store.change_password(other, day(4), soon()).await.unwrap());
+    assert!(!store.change_password(other, day(4), &Finish::by(soon())).await.unwrap());
     assert_eq!(listed(day(1), day(4)).await.len(), 3);
-    assert!(store.change_password(change, day(4), soon()).await.unwrap());
+    assert!(store.change_password(change, day(4), &Finish::by(soon())).await.unwrap());
     assert_eq!(listed(day(1), day(4)).await, [third.id]);
     let late = store.open_session(user.organization_id, session(user.id), HASH, soon()).await.unwrap();
     assert_eq!(late, None, "the password is another one by now");
     let end = at("2026-01-04T00:05:00Z");
-    store.end_sessions(user.id, end, soon()).await.unwrap();
+    store.end_sessions(user.id, end, &Finish::by(soon())).await.unwrap();
     assert!(listed(day(1), day(6)).await.is_empty());
     assert!(!store.session(eves.id).await.unwrap().unwrap().0.ended, "{eve:?}");
     let ended = store.session(first.id).await.unwrap().unwrap().0;
@@ -304,10 +305,10 @@ async fn members_are_listed_and_changed(database: Database) {
             created_by: admin.id,
             expires_at: at("2026-01-02T00:00:00Z"),
         };
-        store.create_invitation(invitation, soon()).await.unwrap();
+        store.create_invitation(invitation, &Finish::by(soon())).await.unwrap();
         let account = account(name, Membership::Invited([token; 32]));
         let session = session(account.id);
-        members.push(store.create_account(account, session, soon()).await.unwrap());
+        members.push(store.create_account(account, session, &Finish::by(soon())).await.unwrap());
     }
     let (bob, cid) = (members[1].clone(), members[2].clone());
     let page = async |after, limit| -> Vec<UserId> {
@@ -326,7 +327,7 @@ async fn members_are_listed_and_changed(database: Database) {
         role: Some(Role::User),
         disabled: None,
     };
-    let apply = async |change| store.change_member(change, now, soon()).await;
+    let apply = async |change| store.change_member(change, now, &Finish::by(soon())).await;
     let demoted = apply(change).await.unwrap();
     assert_eq!((demoted.user.role, demoted.disabled_at, demoted.user.updated_at), (Role::User, None, now));
     apply(change).await.unwrap();

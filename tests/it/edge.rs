@@ -316,6 +316,10 @@ async fn documents_and_health_are_served() {
         let method = operation.route.method.as_str().to_lowercase();
         assert!(openapi.body["paths"][operation.route.path][method].is_object(), "{}", operation.subject);
     }
+    for path in ["/.well-known/jwks.json", "/livez", "/readyz", "/health"] {
+        assert!(openapi.body["paths"][path]["get"]["responses"]["200"].is_object(), "{path}");
+        system.get(path, "").await.expect(200);
+    }
     assert_eq!(system.get("/asyncapi.json", "").await.expect(200).body["asyncapi"], "3.0.0");
     system.get("/livez", "").await.expect(200);
     let ready = system.get("/readyz", "").await.expect(200);

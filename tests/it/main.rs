@@ -11,6 +11,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod account_keys;
 mod accounts;
 mod auth_store;
 mod bad_input;

@@ -273,3 +273,31 @@ async fn replacing_every_broker_of_a_cluster_under_load_fails_no_request() {
     }
     load.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_has_only_just_started_refuses_nobody() {
+    let stack = Stack::start(&[]).await;
+    let _worker = stack.events_worker(&[]).await;
+    assert!(stack.works().await);
+    for round in 0..8 {
+        let mut environment = stack.compose.environment("gateway");
+        let http = format!("127.0.0.1:{}", crate::harness::postgres::free_port());
+        environment.insert("EVENTBOARD_HTTP".to_owned(), http.clone());
+        let gateway = Process::start(&program("gateway").await, &[], environment);
+        // Clients that do not ask whether it is ready: the first connection that is taken carries requests.
+        let patience = Instant::now() + Duration::from_secs(20);
+        while tokio::net::TcpStream::connect(&http).await.is_err() {
+            assert!(Instant::now() < patience, "the gateway does not listen");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let client = Client::new();
+        let asks = (0..20).map(|_| {
+            let url = format!("http://{http}/events/{}", uuid::Uuid::now_v7());
+            timed(client.get(url).bearer_auth(&stack.token))
+        });
+        for answer in futures_util::future::join_all(asks).await {
+            assert_eq!(answer.status, 404, "round {round}: {answer:?}");
+        }
+        drop(gateway);
+    }
+}

@@ -1,17 +1,28 @@
 //! `auth.change_password`.
 
 use shared::contract::auth::{ChangePassword, ChangePasswordError, ChangePasswordRequest, Secret, User};
-use shared::contract::{Context, Failure, Handle, NoContent, Principal};
+use shared::contract::{Answer, Context, Failure, HandleOnce, NoContent, Principal};
 
 use super::{Auth, hasher_failure, no_account};
 use crate::passwords;
-use crate::store::PasswordChange;
+use crate::store::{Finish, PasswordChange};
 
-impl Handle<ChangePassword> for Auth {
+impl HandleOnce<ChangePassword> for Auth {
     async fn handle(
         &self,
         cx: &Context,
         request: ChangePasswordRequest,
+    ) -> Result<Answer, Failure<ChangePasswordError>> {
+        self.once::<ChangePassword, _>(cx, None, |finish| self.change_password(cx, request, finish)).await
+    }
+}
+
+impl Auth {
+    async fn change_password(
+        &self,
+        cx: &Context,
+        request: ChangePasswordRequest,
+        finish: Finish,
     ) -> Result<NoContent, Failure<ChangePasswordError>> {
         let principal = cx.principal()?;
         let account = self.store.account(principal.user_id).await?.ok_or_else(no_account)?;
@@ -22,16 +33,15 @@ impl Handle<ChangePassword> for Auth {
         let attempt = self.throttle.admit(&user.email, cx.client_network, cx.deadline).await;
         let attempt =
             attempt.map_err(|refusal| refusal.into_failure(ChangePasswordError::TooManyFailures))?;
-        let outcome = self.replace_password(cx, principal, &user, &request.current_password, new).await;
+        let outcome =
+            self.replace_password(cx, principal, &user, &request.current_password, new, &finish).await;
         attempt.settle(&outcome).await;
         outcome?;
         self.revoked();
         tracing::info!(user_id = %user.id, "changed the password");
         Ok(NoContent {})
     }
-}
 
-impl Auth {
     async fn replace_password(
         &self,
         cx: &Context,
@@ -39,6 +49,7 @@ impl Auth {
         user: &User,
         current: &Secret,
         new: Secret,
+        finish: &Finish,
     ) -> Result<(), Failure<ChangePasswordError>> {
         let current = passwords::composed(current);
         // Twice, because a login may renew the hash meanwhile.
@@ -56,7 +67,7 @@ impl Auth {
                 old: &old,
                 new: &new,
             };
-            if self.store.change_password(change, cx.now, cx.deadline).await? {
+            if self.store.change_password(change, cx.now, finish).await? {
                 return Ok(());
             }
         }

@@ -3,16 +3,27 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use shared::contract::auth::{Invitation, Invite, InviteError, InviteRequest, Secret};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleOnce};
 
 use super::{Auth, token_hash};
-use crate::store::NewInvitation;
+use crate::store::{Finish, NewInvitation};
 
 /// How long an invitation can be used: 7 days, in seconds.
 const INVITATION_SECONDS: i64 = 7 * 24 * 60 * 60;
 
-impl Handle<Invite> for Auth {
-    async fn handle(&self, cx: &Context, request: InviteRequest) -> Result<Invitation, Failure<InviteError>> {
+impl HandleOnce<Invite> for Auth {
+    async fn handle(&self, cx: &Context, request: InviteRequest) -> Result<Answer, Failure<InviteError>> {
+        self.once::<Invite, _>(cx, None, |finish| self.invite(cx, request, finish)).await
+    }
+}
+
+impl Auth {
+    async fn invite(
+        &self,
+        cx: &Context,
+        request: InviteRequest,
+        finish: Finish,
+    ) -> Result<Invitation, Failure<InviteError>> {
         let principal = cx.principal()?;
         if self.store.email_exists(&request.email).await? {
             return Err(Failure::Refused(InviteError::EmailTaken));
@@ -29,7 +40,7 @@ impl Handle<Invite> for Auth {
             created_by: principal.user_id,
             expires_at,
         };
-        self.store.create_invitation(new, cx.deadline).await?;
+        self.store.create_invitation(new, &finish).await?;
         tracing::info!(by = %principal.user_id, role = request.role.as_str(), "invited somebody");
         Ok(Invitation { invitation, expires_at })
     }

@@ -3,18 +3,21 @@
 use std::convert::Infallible;
 
 use shared::contract::auth::{LogoutAll, LogoutAllRequest};
-use shared::contract::{Context, Failure, Handle, NoContent};
+use shared::contract::{Answer, Context, Failure, HandleOnce, NoContent};
 
 use super::Auth;
+use crate::store::Finish;
 
-impl Handle<LogoutAll> for Auth {
-    async fn handle(
-        &self,
-        cx: &Context,
-        _request: LogoutAllRequest,
-    ) -> Result<NoContent, Failure<Infallible>> {
+impl HandleOnce<LogoutAll> for Auth {
+    async fn handle(&self, cx: &Context, _request: LogoutAllRequest) -> Result<Answer, Failure<Infallible>> {
+        self.once::<LogoutAll, _>(cx, None, |finish| self.end_all(cx, finish)).await
+    }
+}
+
+impl Auth {
+    async fn end_all(&self, cx: &Context, finish: Finish) -> Result<NoContent, Failure<Infallible>> {
         let user = cx.principal()?.user_id;
-        self.store.end_sessions(user, cx.now, cx.deadline).await?;
+        self.store.end_sessions(user, cx.now, &finish).await?;
         self.revoked();
         tracing::info!(user_id = %user, "signed out everywhere");
         Ok(NoContent {})

@@ -4,7 +4,7 @@ use shared::contract::auth::{Refresh, RefreshError, RefreshRequest, SignedIn};
 use shared::contract::{Context, Failure, Handle, Timestamp};
 
 use super::{Auth, IDLE_SECONDS};
-use crate::store::Session;
+use crate::store::{Finish, Session};
 use crate::tokens::RefreshToken;
 
 /// How long after a token was replaced its owner may come with it once more, in seconds: the answer with the
@@ -55,7 +55,9 @@ impl Handle<Refresh> for Auth {
                 }
                 Verdict::SameSuccessor => return self.signed_in(owner, &session, cx.now),
                 Verdict::Reused => {
-                    self.store.end_session(session.user_id, session.id, cx.now, cx.deadline).await?;
+                    self.store
+                        .end_session(session.user_id, session.id, cx.now, &Finish::by(cx.deadline))
+                        .await?;
                     self.revoked();
                     tracing::warn!(user_id = %session.user_id, "authn_token_reuse: a replaced refresh token was used again");
                     return Err(refused());

@@ -4,15 +4,27 @@ use shared::contract::auth::{
     Organization, OrganizationId, SignedIn, Signup, SignupError, SignupRequest, UserId,
 };
 use shared::contract::text::{identifier, is_invisible};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleOnce};
 use uuid::Uuid;
 
 use super::{Auth, hasher_failure, new_session, token_hash};
 use crate::passwords;
-use crate::store::{CreateAccountError, Membership, NewAccount, Owner};
+use crate::store::{CreateAccountError, Finish, Membership, NewAccount, Owner};
 
-impl Handle<Signup> for Auth {
-    async fn handle(&self, cx: &Context, request: SignupRequest) -> Result<SignedIn, Failure<SignupError>> {
+impl HandleOnce<Signup> for Auth {
+    async fn handle(&self, cx: &Context, request: SignupRequest) -> Result<Answer, Failure<SignupError>> {
+        let address = request.email.clone();
+        self.once::<Signup, _>(cx, Some(&address), |finish| self.sign_up(cx, request, finish)).await
+    }
+}
+
+impl Auth {
+    async fn sign_up(
+        &self,
+        cx: &Context,
+        request: SignupRequest,
+        finish: Finish,
+    ) -> Result<SignedIn, Failure<SignupError>> {
         let names = [
             request.first_name.as_str(),
             request.last_name.as_str(),
@@ -42,7 +54,7 @@ impl Handle<Signup> for Auth {
             now: cx.now,
         };
         let user =
-            self.store.create_account(account, session, cx.deadline).await.map_err(|error| match error {
+            self.store.create_account(account, session, &finish).await.map_err(|error| match error {
                 CreateAccountError::EmailTaken => Failure::Refused(SignupError::EmailTaken),
                 CreateAccountError::OrganizationTaken => Failure::Refused(SignupError::OrganizationTaken),
                 CreateAccountError::InvalidInvitation => Failure::Refused(SignupError::InvalidInvitation),

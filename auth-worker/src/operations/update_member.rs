@@ -1,16 +1,27 @@
 //! `auth.update_member`.
 
 use shared::contract::auth::{Member, UpdateMember, UpdateMemberError, UpdateMemberRequest, UserId};
-use shared::contract::{Context, Failure, Handle};
+use shared::contract::{Answer, Context, Failure, HandleOnce};
 
 use super::Auth;
-use crate::store::{ChangeMemberError, MemberChange};
+use crate::store::{ChangeMemberError, Finish, MemberChange};
 
-impl Handle<UpdateMember> for Auth {
+impl HandleOnce<UpdateMember> for Auth {
     async fn handle(
         &self,
         cx: &Context,
         request: UpdateMemberRequest,
+    ) -> Result<Answer, Failure<UpdateMemberError>> {
+        self.once::<UpdateMember, _>(cx, None, |finish| self.change_member(cx, request, finish)).await
+    }
+}
+
+impl Auth {
+    async fn change_member(
+        &self,
+        cx: &Context,
+        request: UpdateMemberRequest,
+        finish: Finish,
     ) -> Result<Member, Failure<UpdateMemberError>> {
         let principal = cx.principal()?;
         let member = UserId::parse(&request.id).ok_or(Failure::Refused(UpdateMemberError::NotFound))?;
@@ -24,7 +35,7 @@ impl Handle<UpdateMember> for Auth {
             role: request.role,
             disabled: request.disabled,
         };
-        let changed = self.store.change_member(change, cx.now, cx.deadline).await;
+        let changed = self.store.change_member(change, cx.now, &finish).await;
         let member = changed.map_err(|error| match error {
             ChangeMemberError::NotFound => Failure::Refused(UpdateMemberError::NotFound),
             ChangeMemberError::NotPermitted => Failure::Refused(UpdateMemberError::NotPermitted),

@@ -1,7 +1,9 @@
 //! The auth store on Postgres.
 
 use async_trait::async_trait;
-use database::{OpenError, PingError, Postgres, Statements, StoreError, StoredTime, act_for};
+use database::{
+    BoundedTransaction, OpenError, PingError, Postgres, Statements, StoreError, StoredTime, act_for,
+};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
@@ -16,6 +18,7 @@ use super::rows::{
     AccountRow, CredentialsRow, GrantRow, MemberRow, OwnedSessionRow, OwnerRow, RevocationRow, SessionRow,
     SigningKeyRow, changed_member,
 };
+use super::saved::{self, Finish, SavedAnswer, SavedRow, Saving};
 use super::texts::{OLD_NAMES, RENEW_INVITATION, RENEW_NAME, RENEW_USER};
 use super::{
     Address, AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MemberChange,
@@ -49,6 +52,10 @@ const OLD_INVITATIONS: &str = "SELECT token_hash, organization_id, email FROM in
 
 const INSERT_ORGANIZATION: &str =
     "INSERT INTO organizations (id, name, slug, created_at, name_key) VALUES ($1, $2, $3, $4, $5)";
+
+/// A few at a time, so that the table stays as large as its use.
+const DELETE_OLD_ANSWERS: &str = "DELETE FROM saved_answers WHERE (scope, key_hash) IN \
+     (SELECT scope, key_hash FROM saved_answers WHERE saved_at < $1 ORDER BY saved_at LIMIT 10 FOR UPDATE SKIP LOCKED)";
 
 const INSERT_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
      role, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
@@ -149,9 +156,9 @@ impl AuthStore for PostgresAuthStore {
         &self,
         account: NewAccount,
         session: Session,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<User, CreateAccountError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin(finish.deadline).await?;
         let (organization_id, role) = match &account.membership {
             Membership::Founder(organization) => {
                 insert_organization(transaction.statements(), INSERT_ORGANIZATION, organization, account.now)
@@ -192,7 +199,7 @@ impl AuthStore for PostgresAuthStore {
             .await
             .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
         insert_session(transaction.statements(), &session).await?;
-        transaction.commit().await?;
+        commit(transaction, finish, None).await?;
         Ok(user)
     }
 
@@ -241,9 +248,9 @@ impl AuthStore for PostgresAuthStore {
         &self,
         change: PasswordChange<'_>,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.database.begin_for(change.organization.0, deadline).await?;
+        let mut transaction = self.database.begin_for(change.organization.0, finish.deadline).await?;
         let changed = sqlx::query(CHANGE_PASSWORD)
             .bind(change.new)
             .bind(StoredTime(now))
@@ -261,7 +268,7 @@ impl AuthStore for PostgresAuthStore {
             .bind(change.keep.0)
             .execute(transaction.statements())
             .await?;
-        transaction.commit().await?;
+        commit(transaction, finish, None).await?;
         Ok(true)
     }
 
@@ -329,9 +336,9 @@ impl AuthStore for PostgresAuthStore {
         user: UserId,
         id: SessionId,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin(finish.deadline).await?;
         let ended = sqlx::query(END_SESSION)
             .bind(StoredTime(now))
             .bind(StoredTime(now))
@@ -339,14 +346,17 @@ impl AuthStore for PostgresAuthStore {
             .bind(user.0)
             .execute(transaction.statements())
             .await?;
-        transaction.commit().await?;
-        Ok(ended.rows_affected() == 1)
+        if ended.rows_affected() == 0 {
+            return Ok(false);
+        }
+        commit(transaction, finish, None).await?;
+        Ok(true)
     }
 
-    async fn end_sessions(&self, user: UserId, now: Timestamp, deadline: Instant) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+    async fn end_sessions(&self, user: UserId, now: Timestamp, finish: &Finish) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(finish.deadline).await?;
         end_sessions(transaction.statements(), user, now).await?;
-        transaction.commit().await
+        commit(transaction, finish, None).await
     }
 
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
@@ -383,9 +393,9 @@ impl AuthStore for PostgresAuthStore {
         &self,
         change: MemberChange,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<Member, ChangeMemberError> {
-        let mut transaction = self.database.begin_for(change.organization.0, deadline).await?;
+        let mut transaction = self.database.begin_for(change.organization.0, finish.deadline).await?;
         let rows = sqlx::query_as::<_, MemberRow>(SELECT_MEMBERS)
             .bind(change.organization.0)
             .bind(change.by.0)
@@ -394,7 +404,10 @@ impl AuthStore for PostgresAuthStore {
             .await
             .map_err(StoreError::from)?;
         let (member, changed) = changed_member(rows, &change, now)?;
+        // Serialising it into memory has no way to fail.
+        let body = serde_json::to_vec(&member).unwrap_or_default();
         if !changed {
+            commit(transaction, finish, Some(&body)).await?;
             return Ok(member);
         }
         sqlx::query(UPDATE_MEMBER)
@@ -410,7 +423,7 @@ impl AuthStore for PostgresAuthStore {
         if member.disabled_at.is_some() {
             end_sessions(transaction.statements(), change.member, now).await?;
         }
-        transaction.commit().await?;
+        commit(transaction, finish, Some(&body)).await?;
         Ok(member)
     }
 
@@ -422,12 +435,8 @@ impl AuthStore for PostgresAuthStore {
         Ok(row.is_some())
     }
 
-    async fn create_invitation(
-        &self,
-        invitation: NewInvitation,
-        deadline: Instant,
-    ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin_for(invitation.organization_id.0, deadline).await?;
+    async fn create_invitation(&self, invitation: NewInvitation, finish: &Finish) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin_for(invitation.organization_id.0, finish.deadline).await?;
         sqlx::query(INSERT_INVITATION)
             .bind(invitation.token_hash.as_slice())
             .bind(invitation.organization_id.0)
@@ -437,7 +446,16 @@ impl AuthStore for PostgresAuthStore {
             .bind(StoredTime(invitation.expires_at))
             .execute(transaction.statements())
             .await?;
-        transaction.commit().await
+        commit(transaction, finish, None).await
+    }
+
+    async fn saved_answer(&self, saving: &Saving) -> Result<Option<SavedAnswer>, StoreError> {
+        let row = sqlx::query_as::<_, SavedRow>(saved::SELECT)
+            .bind(saving.scope.as_slice())
+            .bind(saving.key_hash.as_slice())
+            .fetch_optional(self.database.connection().await?.statements())
+            .await?;
+        row.map(SavedRow::try_into).transpose()
     }
 
     async fn signing_keys(&self) -> Result<Vec<SigningKeyRecord>, StoreError> {
@@ -547,6 +565,37 @@ impl AuthStore for PostgresAuthStore {
         }
         transaction.commit().await
     }
+}
+
+/// Saves the answer, if the write has a key, and commits.
+async fn commit(
+    mut transaction: BoundedTransaction<sqlx::Postgres>,
+    finish: &Finish,
+    body: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    if let Some(saving) = &finish.saving {
+        sqlx::query(DELETE_OLD_ANSWERS)
+            .bind(StoredTime(saving.at.plus_seconds(-saved::KEPT_SECONDS)))
+            .execute(transaction.statements())
+            .await?;
+        let inserted = sqlx::query(saved::INSERT)
+            .bind(saving.scope.as_slice())
+            .bind(saving.key_hash.as_slice())
+            .bind(saving.fingerprint.as_slice())
+            .bind(saving.role.as_str())
+            .bind(saving.ids.correlation_id.as_str())
+            .bind(saving.ids.trace.trace_id.to_string())
+            .bind(saving.ids.trace.span_id.to_string())
+            .bind(saving.status.cast_signed())
+            .bind(saving.sealed(body)?)
+            .bind(StoredTime(saving.at))
+            .execute(transaction.statements())
+            .await?;
+        if inserted.rows_affected() == 0 {
+            return Err(StoreError::AlreadyAnswered);
+        }
+    }
+    transaction.commit().await
 }
 
 async fn insert_organization(

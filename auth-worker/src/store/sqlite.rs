@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use database::{OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
+use database::{BoundedTransaction, OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
 use shared::contract::Timestamp;
 use shared::contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
@@ -17,6 +17,7 @@ use super::rows::{
     AccountRow, CredentialsRow, GrantRow, MemberRow, OwnedSessionRow, OwnerRow, RevocationRow, SessionRow,
     SigningKeyRow, changed_member,
 };
+use super::saved::{self, Finish, SavedAnswer, SavedRow, Saving};
 use super::texts::{OLD_NAMES, RENEW_INVITATION, RENEW_NAME, RENEW_USER};
 use super::{
     Address, AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MemberChange,
@@ -48,6 +49,10 @@ const OLD_INVITATIONS: &str = "SELECT token_hash, organization_id, email FROM in
 
 const INSERT_ORGANIZATION: &str =
     "INSERT INTO organizations (id, name, slug, created_at, name_key) VALUES (?, ?, ?, ?, ?)";
+
+/// A few at a time, so that the table stays as large as its use.
+const DELETE_OLD_ANSWERS: &str = "DELETE FROM saved_answers WHERE (scope, key_hash) IN \
+     (SELECT scope, key_hash FROM saved_answers WHERE saved_at < $1 ORDER BY saved_at LIMIT 10)";
 
 const INSERT_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
      role, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -145,9 +150,9 @@ impl AuthStore for SqliteAuthStore {
         &self,
         account: NewAccount,
         session: Session,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<User, CreateAccountError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin(finish.deadline).await?;
         let (organization_id, role) = match &account.membership {
             Membership::Founder(organization) => {
                 insert_organization(transaction.statements(), INSERT_ORGANIZATION, organization, account.now)
@@ -180,7 +185,7 @@ impl AuthStore for SqliteAuthStore {
             .await
             .map_err(|error| taken(error, CreateAccountError::EmailTaken))?;
         insert_session(transaction.statements(), &session).await?;
-        transaction.commit().await?;
+        commit(transaction, finish, None).await?;
         Ok(user)
     }
 
@@ -229,9 +234,9 @@ impl AuthStore for SqliteAuthStore {
         &self,
         change: PasswordChange<'_>,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin(finish.deadline).await?;
         let changed = sqlx::query(CHANGE_PASSWORD)
             .bind(change.new)
             .bind(StoredTime(now))
@@ -249,7 +254,7 @@ impl AuthStore for SqliteAuthStore {
             .bind(change.keep.0)
             .execute(transaction.statements())
             .await?;
-        transaction.commit().await?;
+        commit(transaction, finish, None).await?;
         Ok(true)
     }
 
@@ -317,9 +322,9 @@ impl AuthStore for SqliteAuthStore {
         user: UserId,
         id: SessionId,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin(finish.deadline).await?;
         let ended = sqlx::query(END_SESSION)
             .bind(StoredTime(now))
             .bind(StoredTime(now))
@@ -327,14 +332,17 @@ impl AuthStore for SqliteAuthStore {
             .bind(user.0)
             .execute(transaction.statements())
             .await?;
-        transaction.commit().await?;
-        Ok(ended.rows_affected() == 1)
+        if ended.rows_affected() == 0 {
+            return Ok(false);
+        }
+        commit(transaction, finish, None).await?;
+        Ok(true)
     }
 
-    async fn end_sessions(&self, user: UserId, now: Timestamp, deadline: Instant) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+    async fn end_sessions(&self, user: UserId, now: Timestamp, finish: &Finish) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(finish.deadline).await?;
         end_sessions(transaction.statements(), user, now).await?;
-        transaction.commit().await
+        commit(transaction, finish, None).await
     }
 
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
@@ -371,9 +379,9 @@ impl AuthStore for SqliteAuthStore {
         &self,
         change: MemberChange,
         now: Timestamp,
-        deadline: Instant,
+        finish: &Finish,
     ) -> Result<Member, ChangeMemberError> {
-        let mut transaction = self.database.begin(deadline).await?;
+        let mut transaction = self.database.begin(finish.deadline).await?;
         let rows = sqlx::query_as::<_, MemberRow>(SELECT_MEMBERS)
             .bind(change.organization.0)
             .bind(change.by.0)
@@ -382,7 +390,10 @@ impl AuthStore for SqliteAuthStore {
             .await
             .map_err(StoreError::from)?;
         let (member, changed) = changed_member(rows, &change, now)?;
+        // Serialising it into memory has no way to fail.
+        let body = serde_json::to_vec(&member).unwrap_or_default();
         if !changed {
+            commit(transaction, finish, Some(&body)).await?;
             return Ok(member);
         }
         sqlx::query(UPDATE_MEMBER)
@@ -398,7 +409,7 @@ impl AuthStore for SqliteAuthStore {
         if member.disabled_at.is_some() {
             end_sessions(transaction.statements(), change.member, now).await?;
         }
-        transaction.commit().await?;
+        commit(transaction, finish, Some(&body)).await?;
         Ok(member)
     }
 
@@ -410,12 +421,8 @@ impl AuthStore for SqliteAuthStore {
         Ok(row.is_some())
     }
 
-    async fn create_invitation(
-        &self,
-        invitation: NewInvitation,
-        deadline: Instant,
-    ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin(deadline).await?;
+    async fn create_invitation(&self, invitation: NewInvitation, finish: &Finish) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin(finish.deadline).await?;
         sqlx::query(INSERT_INVITATION)
             .bind(invitation.token_hash.as_slice())
             .bind(invitation.organization_id.0)
@@ -425,7 +432,16 @@ impl AuthStore for SqliteAuthStore {
             .bind(StoredTime(invitation.expires_at))
             .execute(transaction.statements())
             .await?;
-        transaction.commit().await
+        commit(transaction, finish, None).await
+    }
+
+    async fn saved_answer(&self, saving: &Saving) -> Result<Option<SavedAnswer>, StoreError> {
+        let row = sqlx::query_as::<_, SavedRow>(saved::SELECT)
+            .bind(saving.scope.as_slice())
+            .bind(saving.key_hash.as_slice())
+            .fetch_optional(self.database.reader().await?.statements())
+            .await?;
+        row.map(SavedRow::try_into).transpose()
     }
 
     async fn signing_keys(&self) -> Result<Vec<SigningKeyRecord>, StoreError> {
@@ -531,6 +547,37 @@ impl AuthStore for SqliteAuthStore {
         }
         transaction.commit().await
     }
+}
+
+/// Saves the answer, if the write has a key, and commits.
+async fn commit(
+    mut transaction: BoundedTransaction<sqlx::Sqlite>,
+    finish: &Finish,
+    body: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    if let Some(saving) = &finish.saving {
+        sqlx::query(DELETE_OLD_ANSWERS)
+            .bind(StoredTime(saving.at.plus_seconds(-saved::KEPT_SECONDS)))
+            .execute(transaction.statements())
+            .await?;
+        let inserted = sqlx::query(saved::INSERT)
+            .bind(saving.scope.as_slice())
+            .bind(saving.key_hash.as_slice())
+            .bind(saving.fingerprint.as_slice())
+            .bind(saving.role.as_str())
+            .bind(saving.ids.correlation_id.as_str())
+            .bind(saving.ids.trace.trace_id.to_string())
+            .bind(saving.ids.trace.span_id.to_string())
+            .bind(saving.status.cast_signed())
+            .bind(saving.sealed(body)?)
+            .bind(StoredTime(saving.at))
+            .execute(transaction.statements())
+            .await?;
+        if inserted.rows_affected() == 0 {
+            return Err(StoreError::AlreadyAnswered);
+        }
+    }
+    transaction.commit().await
 }
 
 async fn insert_organization(

@@ -230,7 +230,7 @@ async fn a_commit_without_an_answer_is_looked_up_under_its_key() {
         let events = Events::new(Arc::new(Unanswered { inner: Arc::clone(&inner), takes_effect }));
         let principal = principal();
         let key = IdempotencyKey::parse("k").unwrap();
-        let write = KeyedWrite::new(&principal, &key, KeyOrigin::Client, "events.create", &json!({}));
+        let write = KeyedWrite::new(Some(&principal), &key, KeyOrigin::Client, "events.create", &json!({}));
         let mut cx = context();
         cx.deadline = Instant::now() + std::time::Duration::from_secs(10);
         cx.write = keyed.then(|| write.clone());

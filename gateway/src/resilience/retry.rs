@@ -70,7 +70,7 @@ pub(crate) fn slow_after(deadline: Duration, repeat: Repeat) -> Duration {
     match repeat {
         Repeat::Safe | Repeat::WithKey => patience(deadline),
         // Not sent again: nearly all of its time is waited.
-        Repeat::Never => deadline.mul_f64(0.9),
+        Repeat::ByClient | Repeat::Never => deadline.mul_f64(0.9),
     }
 }
 

@@ -37,6 +37,8 @@ pub enum ProblemType {
     KeyInProgress,
     /// The idempotency key was used for something else.
     KeyReused,
+    /// The write took effect before, and its answer held a secret that is given once.
+    AnswerGiven,
     /// The e-mail address is taken.
     EmailTaken,
     /// The organisation's name is taken.
@@ -106,6 +108,7 @@ impl ProblemType {
             Self::KeyReused => {
                 (422, "idempotency-key-reused", "The idempotency key was used for another request")
             }
+            Self::AnswerGiven => (409, "answer-given", "This was done, and its answer was given once"),
             Self::EmailTaken => (409, "email-taken", "The e-mail address is taken"),
             Self::OrganizationTaken => (409, "organization-taken", "The organisation's name is taken"),
             Self::PreconditionFailed => (412, "precondition-failed", "The object has changed"),

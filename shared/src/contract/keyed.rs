@@ -5,6 +5,7 @@ use std::future::Future;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::auth::{OrganizationId, Role, UserId};
 use super::{
@@ -96,9 +97,10 @@ impl<E> From<NoReplay> for Failure<E> {
 }
 
 impl KeyedWrite {
-    /// The write that `principal` names `key`: `subject` with `body`, which holds the path's id, too.
+    /// The write that `principal` names `key`: `subject` with `body`, which holds the path's id, too. Who has no token
+    /// is nobody of no organisation.
     pub fn new(
-        principal: &Principal,
+        principal: Option<&Principal>,
         key: &IdempotencyKey,
         origin: KeyOrigin,
         subject: &str,
@@ -110,11 +112,12 @@ impl KeyedWrite {
         fingerprint.update(b"\n");
         fingerprint.update(canonical(body).to_string().as_bytes());
         Self {
-            organization_id: principal.organization_id,
-            user_id: principal.user_id,
+            organization_id: principal
+                .map_or(OrganizationId(Uuid::nil()), |principal| principal.organization_id),
+            user_id: principal.map_or(UserId(Uuid::nil()), |principal| principal.user_id),
             key_hash: Sha256::digest(key.as_str().as_bytes()).into(),
             fingerprint: fingerprint.finalize().into(),
-            role: principal.role,
+            role: principal.map_or(Role::User, |principal| principal.role),
             origin,
         }
     }
@@ -182,6 +185,18 @@ pub trait KeptAnswers: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<KeptAnswer>, Failure<std::convert::Infallible>>> + Send;
 }
 
+/// A worker's side of one operation that is done once per key, and whose answers may hold secrets: they are not kept
+/// by anybody else, and not as they are.
+pub trait HandleOnce<O: Operation>: Send + Sync + 'static {
+    /// Carries the operation out for `cx.principal()`. Under a key that was used before, nothing happens, and the
+    /// answer is the first one, or says that it was given.
+    fn handle(
+        &self,
+        cx: &Context,
+        request: O::Request,
+    ) -> impl Future<Output = Result<Answer, Failure<O::Error>>> + Send;
+}
+
 /// A worker's side of one keyed operation.
 pub trait HandleKeyed<O: Operation<Response: Keepable>>: KeptAnswers {
     /// Carries the operation out for `cx.principal()`, and keeps the answer under `cx.write` in the
@@ -216,7 +231,7 @@ mod tests {
     fn write(subject: &str, body: &str) -> KeyedWrite {
         let key = IdempotencyKey::parse("submit-123").unwrap();
         let body = json::parse(body.as_bytes()).unwrap();
-        KeyedWrite::new(&principal(Role::Moderator), &key, KeyOrigin::Client, subject, &body)
+        KeyedWrite::new(Some(&principal(Role::Moderator)), &key, KeyOrigin::Client, subject, &body)
     }
 
     #[test]

@@ -30,7 +30,9 @@ pub use context::{
     ClientNetwork, Context, CorrelationId, EntityTag, IdempotencyKey, Precondition, Principal, RequestIds,
 };
 pub use failure::{Failure, OperationError, Outcome, Problem, ProblemType, Violation};
-pub use keyed::{HandleKeyed, Keepable, KeptAnswer, KeptAnswers, KeyOrigin, KeyedWrite, NoReplay};
+pub use keyed::{
+    HandleKeyed, HandleOnce, Keepable, KeptAnswer, KeptAnswers, KeyOrigin, KeyedWrite, NoReplay,
+};
 pub use schema::RequestDecoder;
 pub use timestamp::Timestamp;
 pub use trace::TraceContext;
@@ -55,6 +57,9 @@ pub enum Repeat {
     Safe,
     /// A write that is safe to repeat with the same idempotency key.
     WithKey,
+    /// The same, and its answer holds a secret that is given once: its client may repeat it, and is told that it took
+    /// effect. The gateway does not: it would take the answer from its client.
+    ByClient,
     /// A write with rules of its own: never repeated after delivery.
     Never,
 }
@@ -64,8 +69,13 @@ impl Repeat {
     pub const fn outcome_unanswered(self) -> Outcome {
         match self {
             Self::Safe => Outcome::None,
-            Self::WithKey | Self::Never => Outcome::Unknown,
+            Self::WithKey | Self::ByClient | Self::Never => Outcome::Unknown,
         }
+    }
+
+    /// Whether a client's idempotency key makes repetitions safe.
+    pub const fn takes_key(self) -> bool {
+        matches!(self, Self::WithKey | Self::ByClient)
     }
 }
 
@@ -369,6 +379,17 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
         })
     }
 
+    /// Binds an operation that is done once per key to its handler, which looks up its answers by itself.
+    pub fn once<O>() -> Self
+    where
+        O: Operation,
+        H: HandleOnce<O>,
+    {
+        Self::bind::<O>(None, |handler, cx, request| {
+            Box::pin(async move { handler.handle(&cx, request).await.map_err(Failure::into_problem) })
+        })
+    }
+
     fn bind<O: Operation>(kept: Option<Kept<H>>, run: RunTyped<H, O::Request>) -> Self {
         let decoder = RequestDecoder::<O::Request>::new();
         Self {
@@ -410,7 +431,7 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
 macro_rules! service {
     (
         $(#[$doc:meta])* $handlers:ident, $name:literal,
-        [$($operation:path),+ $(,)?] $(, keyed [$($keyed:path),+ $(,)?])?
+        [$($operation:path),+ $(,)?] $(, keyed [$($keyed:path),+ $(,)?])? $(, once [$($once:path),+ $(,)?])?
     ) => {
         /// The service's name on the broker, also its queue group.
         pub const SERVICE: &str = $name;
@@ -423,18 +444,21 @@ macro_rules! service {
             ::std::vec![
                 $($crate::contract::Description::of::<$operation>(),)+
                 $($($crate::contract::Description::of::<$keyed>()),+)?
+                $($($crate::contract::Description::of::<$once>()),+)?
             ]
         }
 
         $(#[$doc])*
         pub trait $handlers:
-            $($crate::contract::Handle<$operation> +)+ $($($crate::contract::HandleKeyed<$keyed> +)+)? Sized
+            $($crate::contract::Handle<$operation> +)+ $($($crate::contract::HandleKeyed<$keyed> +)+)?
+            $($($crate::contract::HandleOnce<$once> +)+)? Sized
         {
             /// Every operation bound to this handler.
             fn bind() -> ::std::vec::Vec<$crate::contract::Endpoint<Self>> {
                 ::std::vec![
                     $($crate::contract::Endpoint::of::<$operation>(),)+
                     $($($crate::contract::Endpoint::keyed::<$keyed>()),+)?
+                    $($($crate::contract::Endpoint::once::<$once>()),+)?
                 ]
             }
         }

@@ -11,7 +11,7 @@ const JWKS: &str = "jwks";
 /// How often the directory is looked at. A key that is withdrawn verifies for so long.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often while there is nothing to go on with.
-const INTERVAL_WHILE_UNKNOWN: Duration = Duration::from_millis(100);
+const INTERVAL_WHILE_UNKNOWN: Duration = Duration::from_millis(20);
 
 /// Reads and writes the published keys.
 #[derive(Debug)]

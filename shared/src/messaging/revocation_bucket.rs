@@ -16,6 +16,8 @@ use crate::revocations::{Revocation, Revocations, STALE};
 /// Between two looks at what is new. With the time a revocation takes to get here it is under half of the
 /// second after which it must act everywhere.
 const INTERVAL: Duration = Duration::from_millis(300);
+/// The same while nothing is known: a process that starts has no link yet when it looks first.
+const INTERVAL_WHILE_UNKNOWN: Duration = Duration::from_millis(20);
 /// Messages read or written at once where there are many.
 const AT_ONCE: usize = 64;
 /// What `/health` calls it.
@@ -63,7 +65,8 @@ impl RevocationBucket {
             }
             let seen = caught_up.map(|()| None).map_err(|error| error.to_string());
             health.observe(CHECK, began.elapsed(), seen);
-            tokio::time::sleep_until(began + INTERVAL).await;
+            let interval = if revocations.are_known() { INTERVAL } else { INTERVAL_WHILE_UNKNOWN };
+            tokio::time::sleep_until(began + interval).await;
         }
     }
 

@@ -319,10 +319,9 @@ impl<H: Send + Sync + 'static> Work<H> {
             return Err(Problem::too_large(operation.max_body));
         }
         let decoded = endpoint.decode(&message.payload)?;
-        if let (Repeat::WithKey, Some((key, origin)), Some(principal)) =
-            (operation.repeat, key, &cx.principal)
-        {
-            cx.write = Some(KeyedWrite::new(principal, &key, origin, operation.subject, &decoded.body));
+        if let (true, Some((key, origin))) = (operation.repeat.takes_key(), key) {
+            let (caller, subject) = (cx.principal.as_ref(), operation.subject);
+            cx.write = Some(KeyedWrite::new(caller, &key, origin, subject, &decoded.body));
         }
         // A task of its own: a caller that stops waiting does not stop a write between commit and reply.
         let run = Arc::clone(self).run(index, decoded, Arc::new(cx));

@@ -8,6 +8,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::resource::{ResourceDetector, SdkProvidedResourceDetector, TelemetryResourceDetector};
 use opentelemetry_sdk::trace::{
     Config, Sampler, SamplingResult, SdkTracerProvider, ShouldSample, SpanData, SpanExporter,
 };
@@ -49,7 +50,14 @@ pub(super) fn unsent() -> SdkTracerProvider {
 
 /// What is said of `service`: unless `OTEL_SERVICE_NAME` says otherwise, it has its own name.
 pub(crate) fn resource(service: &'static str) -> Resource {
-    let given = Resource::builder().build();
+    let detectors: [Box<dyn ResourceDetector>; 2] =
+        [Box::new(SdkProvidedResourceDetector), Box::new(TelemetryResourceDetector)];
+    let builder = || {
+        let own =
+            super::SETTINGS.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        Resource::builder_empty().with_detectors(&detectors).with_attributes(own)
+    };
+    let given = builder().build();
     let name = given.get(&key::SERVICE_NAME.into()).map(|name| name.to_string());
     let attributes = [
         KeyValue::new(key::SERVICE_NAMESPACE, "eventboard"),
@@ -57,7 +65,7 @@ pub(crate) fn resource(service: &'static str) -> Resource {
         KeyValue::new(key::SERVICE_INSTANCE_ID, uuid::Uuid::new_v4().to_string()),
     ];
     let missing = attributes.into_iter().filter(|attribute| given.get(&attribute.key).is_none());
-    let resource = Resource::builder().with_attributes(missing.collect::<Vec<_>>());
+    let resource = builder().with_attributes(missing.collect::<Vec<_>>());
     match name {
         // What the SDK calls it that was not named.
         Some(name) if !name.starts_with("unknown_service") => resource.build(),

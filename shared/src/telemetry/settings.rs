@@ -5,6 +5,8 @@
 
 use std::fmt::Display;
 
+use percent_encoding::percent_decode_str;
+
 /// Where each signal goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -18,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) lines: bool,
     /// Which contexts travel with messages.
     pub(crate) propagators: Propagators,
+    /// What is said of the process, by key.
+    pub(crate) resource: Vec<(String, String)>,
     /// What could not be understood, one sentence each.
     pub(crate) complaints: Vec<String>,
 }
@@ -70,6 +74,16 @@ impl Settings {
                 complain(name, &other, &"http/protobuf");
             }
         }
+        complaints.extend(unusable(set));
+        let resource = set("OTEL_RESOURCE_ATTRIBUTES").map_or(Ok(Vec::new()), |text| attributes(&text));
+        let resource = resource.unwrap_or_else(|()| {
+            complaints.push(
+                "OTEL_RESOURCE_ATTRIBUTES is ignored; expected <key>=<value>, several separated by commas, values \
+                 percent-encoded"
+                    .to_owned(),
+            );
+            Vec::new()
+        });
         let wants = |list: &[&str], name| list.contains(&name) && !list.contains(&"none");
         Self {
             traces: wants(&traces, "otlp") && !disabled,
@@ -80,9 +94,116 @@ impl Settings {
                 trace_context: wants(&propagators, "tracecontext"),
                 baggage: wants(&propagators, "baggage"),
             },
+            resource,
             complaints,
         }
     }
+}
+
+/// The attributes of `OTEL_RESOURCE_ATTRIBUTES`: as in W3C Baggage, so that a value may be percent-encoded. One that
+/// cannot be decoded makes the whole variable worthless (OpenTelemetry specification, "Resource SDK").
+fn attributes(text: &str) -> Result<Vec<(String, String)>, ()> {
+    let decoded = |text: &str| {
+        let malformed = text.match_indices('%').any(|(at, _)| {
+            !text
+                .as_bytes()
+                .get(at + 1..at + 3)
+                .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        });
+        let decoded = percent_decode_str(text.trim()).decode_utf8();
+        if malformed { Err(()) } else { decoded.map(|text| text.into_owned()).map_err(|_| ()) }
+    };
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').ok_or(())?;
+            let key = decoded(key)?;
+            if key.is_empty() { Err(()) } else { Ok((key, decoded(value)?)) }
+        })
+        .collect()
+}
+
+/// Variables of the specification that nothing here reads.
+const IGNORED: [(&str, &str); 9] = [
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", CERTIFICATES),
+    ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", CERTIFICATES),
+    ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", CERTIFICATES),
+    ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", CERTIFICATES),
+    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", CERTIFICATES),
+    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", CERTIFICATES),
+    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", CERTIFICATES),
+    ("OTEL_EXPORTER_OTLP_INSECURE", "the endpoint's scheme decides"),
+    ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "the endpoint's scheme decides"),
+];
+const CERTIFICATES: &str =
+    "collectors are verified by well-known authorities; send to one on the same machine instead";
+
+/// Numbers that the SDK reads; what is none leaves it at its own.
+const NUMBERS: [&str; 14] = [
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_METRIC_EXPORT_TIMEOUT",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+];
+
+const SAMPLERS: [&str; 6] = [
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
+
+/// What of the variables that the SDK reads, or that nobody does, has no effect.
+fn unusable(set: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let set = &set;
+    let values = |names: &'static [&'static str]| {
+        names.iter().filter_map(move |name| Some((*name, set(name)?))).collect::<Vec<_>>()
+    };
+    for (name, why) in IGNORED.iter().filter(|(name, _)| set(name).is_some()) {
+        complaints.push(format!("{name} is ignored; {why}"));
+    }
+    for (name, value) in values(&NUMBERS) {
+        if value.trim().parse::<u64>().is_err() {
+            complaints.push(format!("{name}={value} is ignored; expected a whole number"));
+        }
+    }
+    for (name, value) in values(&[
+        "OTEL_EXPORTER_OTLP_COMPRESSION",
+        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+        "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+    ]) {
+        if value != "gzip" && value != "none" {
+            complaints.push(format!("{name}={value} cannot be used; known are gzip, none"));
+        }
+    }
+    if let Some(sampler) = set("OTEL_TRACES_SAMPLER") {
+        if !SAMPLERS.contains(&sampler.as_str()) {
+            complaints
+                .push(format!("OTEL_TRACES_SAMPLER={sampler} is ignored; known are {}", SAMPLERS.join(", ")));
+        }
+        let ratio = set("OTEL_TRACES_SAMPLER_ARG");
+        let is_ratio = |text: &str| text.parse::<f64>().is_ok_and(|ratio| (0.0..=1.0).contains(&ratio));
+        if sampler.ends_with("traceidratio")
+            && let Some(bad) = ratio.filter(|text| !is_ratio(text))
+        {
+            complaints
+                .push(format!("OTEL_TRACES_SAMPLER_ARG={bad} is ignored; expected a ratio from 0 to 1"));
+        }
+    }
+    complaints
 }
 
 #[cfg(test)]
@@ -129,6 +250,40 @@ mod tests {
             read(&[("OTEL_PROPAGATORS", "tracecontext")]).propagators,
             Propagators { trace_context: true, baggage: false }
         );
+    }
+
+    #[test]
+    fn resource_attributes_are_decoded_or_left_out_as_a_whole() {
+        let given = |text: &str| read(&[("OTEL_RESOURCE_ATTRIBUTES", text)]);
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let good = given("team=M%C3%BCller%2C%20Co, region = eu%3Dwest ,empty=,");
+        assert_eq!(good.resource, [pair("team", "Müller, Co"), pair("region", "eu=west"), pair("empty", "")]);
+        assert!(good.complaints.is_empty());
+        for bad in ["team=%zz", "team=%4", "team=%ff", "team", "a=b,=c"] {
+            let bad = given(bad);
+            assert_eq!((bad.resource.len(), bad.complaints.len()), (0, 1), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_is_said() {
+        for (variable, value) in [
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "5s"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1"),
+            ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ] {
+            let complaints = read(&[(variable, value)]).complaints;
+            assert!(complaints.len() == 1 && complaints[0].starts_with(variable), "{complaints:?}");
+        }
+        let ratio =
+            |text| read(&[("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", text)]);
+        assert!(ratio("0.25").complaints.is_empty());
+        for bad in ["half", "2", "-0.1", "NaN"] {
+            assert_eq!(ratio(bad).complaints.len(), 1, "{bad}");
+        }
+        assert!(read(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]).complaints.is_empty());
     }
 
     #[test]

@@ -359,12 +359,40 @@ pub fn inject(message: &mut dyn Injector) {
     });
 }
 
+/// Headers without a `traceparent` that breaks its rules: the propagator takes ids of any length.
+struct WellFormed<'a>(&'a dyn Extractor);
+
+impl Extractor for WellFormed<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).filter(|value| name != "traceparent" || is_traceparent(value))
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys()
+    }
+}
+
+/// Whether this is a `traceparent` (W3C Trace Context, section 3.2.2). A later version may have more behind it.
+fn is_traceparent(value: &str) -> bool {
+    let hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let mut parts = value.split('-');
+    let (Some(version), Some(trace), Some(span), Some(flags)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let in_order = hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2);
+    in_order && version != "ff" && (version != "00" || parts.next().is_none())
+}
+
 /// The context that came along, with `scope`. Baggage is left behind: the one thing it holds comes as a header of its
 /// own.
 fn extracted(headers: &dyn Extractor, scope: Scope) -> Context {
     let context = Context::new().with_value(scope);
     if propagators().trace_context {
-        TraceContextPropagator::new().extract_with_context(&context, headers)
+        TraceContextPropagator::new().extract_with_context(&context, &WellFormed(headers))
     } else {
         context
     }
@@ -395,6 +423,35 @@ mod tests {
     fn running() -> Option<String> {
         let id = |scope: &Scope| scope.correlation_id.as_ref().map(ToString::to_string);
         Context::map_current(|context| context.get::<Scope>().and_then(id))
+    }
+
+    #[test]
+    fn a_malformed_traceparent_begins_no_trace() {
+        let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        let continued = |traceparent: &str| {
+            let headers = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
+            let id = CorrelationId::parse("some").unwrap();
+            http_request("gateway", &id, &headers, "GET", "/", None).ids().trace_id.to_string() == trace
+        };
+        for good in [format!("00-{trace}-{span}-01"), format!("01-{trace}-{span}-00-more")] {
+            assert!(continued(&good), "{good}");
+        }
+        assert!(!is_traceparent("00-1-1-01"));
+        for bad in [
+            "00-1-1-01".to_owned(),
+            format!("00-{trace}-{span}"),
+            format!("00-{trace}-{span}-1"),
+            format!("00-{trace}-{span}-01-more"),
+            format!("ff-{trace}-{span}-01"),
+            format!("00-{}-{span}-01", trace.to_uppercase()),
+            format!("00-{trace}-{span}-0g"),
+            format!("0-{trace}-{span}-01"),
+            format!(" 00-{trace}-{span}-01"),
+            format!("00-{}-{span}-01", "0".repeat(32)),
+            format!("00-{trace}-{}-01", "0".repeat(16)),
+        ] {
+            assert!(!continued(&bad), "{bad}");
+        }
     }
 
     fn some_request() -> Span {

@@ -59,7 +59,7 @@ impl Operation for ChangePassword {
     const SUMMARY: &'static str = "Change your password, and end your other sessions";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(5);
-    const REPEAT: Repeat = Repeat::Never;
+    const REPEAT: Repeat = Repeat::ByClient;
     const STATUS: u16 = 204;
     const MAX_BODY: usize = MAX_AUTH_BODY;
     const TELLS_CLIENT_NETWORK: bool = true;

@@ -46,7 +46,7 @@ impl Operation for EndSession {
     const SUMMARY: &'static str = "End one of your sessions";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(5);
-    const REPEAT: Repeat = Repeat::Never;
+    const REPEAT: Repeat = Repeat::WithKey;
     const STATUS: u16 = 204;
     type Request = EndSessionRequest;
     type Response = NoContent;

@@ -63,7 +63,7 @@ impl Operation for Invite {
     const SUMMARY: &'static str = "Invite somebody into your organisation";
     const ACCESS: Access = Access::Role(Role::Admin);
     const DEADLINE: Duration = Duration::from_secs(5);
-    const REPEAT: Repeat = Repeat::Never;
+    const REPEAT: Repeat = Repeat::ByClient;
     const STATUS: u16 = 201;
     const MAX_BODY: usize = MAX_AUTH_BODY;
     type Request = InviteRequest;

@@ -25,7 +25,7 @@ impl Operation for LogoutAll {
     const SUMMARY: &'static str = "End all your sessions";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(5);
-    const REPEAT: Repeat = Repeat::Never;
+    const REPEAT: Repeat = Repeat::WithKey;
     const STATUS: u16 = 204;
     const MAX_BODY: usize = MAX_AUTH_BODY;
     type Request = LogoutAllRequest;

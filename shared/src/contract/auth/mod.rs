@@ -44,10 +44,9 @@ pub use update_member::{UpdateMember, UpdateMemberError, UpdateMemberRequest};
 
 crate::service! {
     /// Everything the auth worker must answer.
-    AuthHandlers, "auth", [
-        Signup, Login, Refresh, Logout, LogoutAll, Me, ChangePassword, Sessions, EndSession, Invite, Members,
-        UpdateMember,
-    ]
+    AuthHandlers, "auth",
+    [Login, Refresh, Logout, Me, Sessions, Members],
+    once [Signup, ChangePassword, LogoutAll, EndSession, Invite, UpdateMember]
 }
 
 /// Largest body of an auth operation, in bytes.

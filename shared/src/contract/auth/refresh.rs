@@ -18,7 +18,8 @@ pub enum Refresh {}
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RefreshRequest {
     /// The session's newest refresh token.
-    #[schema(value_type = String, min_length = 1, max_length = 512)]
+    // Of any length: what is none of ours is refused as such, whatever it looks like.
+    #[schema(value_type = String)]
     pub refresh_token: Secret,
 }
 

@@ -105,7 +105,7 @@ impl Operation for Signup {
     const SUMMARY: &'static str = "Create an account in a new organisation, or join one by invitation";
     const ACCESS: Access = Access::Public;
     const DEADLINE: Duration = Duration::from_secs(5);
-    const REPEAT: Repeat = Repeat::Never;
+    const REPEAT: Repeat = Repeat::ByClient;
     const STATUS: u16 = 201;
     const MAX_BODY: usize = MAX_AUTH_BODY;
     type Request = SignupRequest;

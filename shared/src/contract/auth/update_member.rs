@@ -73,7 +73,7 @@ impl Operation for UpdateMember {
     const SUMMARY: &'static str = "Change a member's role, or lock them out";
     const ACCESS: Access = Access::Role(Role::Admin);
     const DEADLINE: Duration = Duration::from_secs(5);
-    const REPEAT: Repeat = Repeat::Never;
+    const REPEAT: Repeat = Repeat::WithKey;
     const MAX_BODY: usize = MAX_AUTH_BODY;
     type Request = UpdateMemberRequest;
     type Response = Member;

@@ -16,7 +16,7 @@ pub enum GetError {
 }
 
 impl OperationError for GetError {
-    const PROBLEMS: &'static [ProblemType] = &[ProblemType::NotFound];
+    const PROBLEMS: &'static [ProblemType] = &[ProblemType::NotFound, ProblemType::PreconditionFailed];
 
     fn into_problem(self) -> Problem {
         match self {

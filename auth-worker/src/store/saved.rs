@@ -1,0 +1,118 @@
+//! Answers to writes that a client has named: saved in the transaction of their effect, so that whoever repeats the
+//! write finds them. What they say is sealed, and secrets are left out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use shared::contract::auth::Role;
+use shared::contract::{CorrelationId, RequestIds, Timestamp, TraceContext};
+use sqlx::FromRow;
+use tokio::time::Instant;
+
+use database::StoreError;
+
+use crate::keyring::Seal;
+
+pub(super) const INSERT: &str = "INSERT INTO saved_answers (scope, key_hash, fingerprint, role, correlation_id, \
+     trace_id, span_id, status, sealed, saved_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+     ON CONFLICT DO NOTHING";
+
+pub(super) const SELECT: &str = "SELECT fingerprint, role, correlation_id, trace_id, span_id, status, sealed \
+     FROM saved_answers WHERE scope = $1 AND key_hash = $2";
+
+/// How long an answer is kept, in seconds: longer than the 24 hours that are promised.
+pub(super) const KEPT_SECONDS: i64 = 72 * 60 * 60;
+
+/// How a write ends: by when, and with which answer saved.
+#[derive(Debug, Clone)]
+pub struct Finish {
+    /// It is not committed later.
+    pub deadline: Instant,
+    /// What is saved of its answer, if it has a key.
+    pub saving: Option<Saving>,
+}
+
+impl Finish {
+    /// Without a key.
+    pub fn by(deadline: Instant) -> Self {
+        Self { deadline, saving: None }
+    }
+}
+
+/// An answer that is about to be saved, and where.
+#[derive(Clone)]
+pub struct Saving {
+    /// Whose key it is: a keyed hash.
+    pub scope: [u8; 32],
+    /// SHA-256 of the key.
+    pub key_hash: [u8; 32],
+    /// A keyed hash of operation and body, which may hold a password.
+    pub fingerprint: [u8; 32],
+    /// What the caller may do now.
+    pub role: Role,
+    /// The request.
+    pub ids: RequestIds,
+    /// HTTP status.
+    pub status: u16,
+    /// When.
+    pub at: Timestamp,
+    pub(crate) seal: Arc<Seal>,
+}
+
+impl fmt::Debug for Saving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Saving").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Saving {
+    /// The body as it is stored.
+    pub(super) fn sealed(&self, body: Option<&[u8]>) -> Result<Option<Vec<u8>>, StoreError> {
+        let seal = |body| self.seal.close(&self.key_hash, body).ok_or(StoreError::UnknownValue("seal"));
+        body.map(seal).transpose()
+    }
+}
+
+/// An answer that was saved.
+#[derive(Debug, Clone)]
+pub struct SavedAnswer {
+    /// Of the write it answered.
+    pub fingerprint: [u8; 32],
+    /// What the caller could do then.
+    pub role: Role,
+    /// The request it answered.
+    pub first: RequestIds,
+    /// HTTP status.
+    pub status: u16,
+    /// The body, sealed; `None` when there was none, or it held a secret.
+    pub sealed: Option<Vec<u8>>,
+}
+
+#[derive(FromRow)]
+pub(super) struct SavedRow {
+    fingerprint: Vec<u8>,
+    role: String,
+    correlation_id: String,
+    trace_id: String,
+    span_id: String,
+    status: i16,
+    sealed: Option<Vec<u8>>,
+}
+
+impl TryFrom<SavedRow> for SavedAnswer {
+    type Error = StoreError;
+
+    fn try_from(row: SavedRow) -> Result<Self, StoreError> {
+        let unknown = StoreError::UnknownValue;
+        Ok(Self {
+            fingerprint: row.fingerprint.try_into().map_err(|_| unknown("fingerprint"))?,
+            role: row.role.parse().map_err(|_| unknown("role"))?,
+            first: RequestIds {
+                correlation_id: CorrelationId::parse(&row.correlation_id).ok_or(unknown("correlation id"))?,
+                trace: TraceContext::read(&row.trace_id, &row.span_id),
+            },
+            status: u16::try_from(row.status).map_err(|_| unknown("status"))?,
+            sealed: row.sealed,
+        })
+    }
+}
