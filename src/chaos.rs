@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use nix::sys::signal::Signal;
 use rand::RngExt;
-use reqwest::Client;
+use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use shared::demo;
 use shared::settings::NatsSettings;
@@ -44,6 +44,9 @@ pub struct Config {
     /// Database of the events workers, sqlite: or postgres: [default: a file that is removed afterwards]
     #[arg(long)]
     pub database_url: Option<String>,
+    /// A program in the events workers' place, and its failpoints.
+    #[arg(skip)]
+    pub failing_worker: Option<(PathBuf, String)>,
 }
 
 /// What was seen.
@@ -51,6 +54,8 @@ pub struct Config {
 pub struct Report {
     /// Processes killed.
     pub kills: usize,
+    /// Processes that have ended by themselves, as failpoints make them.
+    pub crashes: usize,
     /// Requests sent.
     pub attempts: usize,
     /// Writes that were answered with success.
@@ -171,6 +176,7 @@ pub async fn run(config: &Config, program: &Path, shutdown: CancellationToken) -
 /// A part of the system, as a process that can be killed and started again where it was.
 struct Part {
     program: PathBuf,
+    arguments: Vec<&'static str>,
     service: &'static str,
     environment: Vec<(&'static str, String)>,
     log: PathBuf,
@@ -181,7 +187,7 @@ impl Part {
     fn start(&mut self) -> anyhow::Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let child = Command::new(&self.program)
-            .args(["service", self.service])
+            .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -191,6 +197,29 @@ impl Part {
             .with_context(|| format!("cannot start {}", self.service))?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// Starts it anew if it has failpoints, without them: the checker reads what is there.
+    async fn recover(&mut self) -> anyhow::Result<()> {
+        let before = self.environment.len();
+        self.environment.retain(|(name, _)| *name != "FAILPOINTS");
+        if self.environment.len() < before {
+            self.kill().await;
+            self.start()?;
+        }
+        Ok(())
+    }
+
+    /// Starts it again if it has ended by itself.
+    fn revive(&mut self) -> anyhow::Result<bool> {
+        let ended = match &mut self.child {
+            Some(child) => child.try_wait()?.is_some(),
+            None => false,
+        };
+        if ended {
+            self.start()?;
+        }
+        Ok(ended)
     }
 
     async fn kill(&mut self) {
@@ -229,6 +258,7 @@ impl Storm {
         };
         let part = |service: &'static str, number: usize, more: Vec<(&'static str, String)>| Part {
             program: program.to_owned(),
+            arguments: vec!["service", service],
             service,
             environment: common(service).into_iter().chain(more).collect(),
             log: directory.join(format!("{service}-{number}.log")),
@@ -237,7 +267,12 @@ impl Storm {
         let mut parts = vec![part("auth-worker", 1, Vec::new())];
         for number in 1..=3 {
             let url = config.database_url.clone().map(|url| ("EVENTBOARD_DATABASE_URL", url));
-            parts.push(part("events-worker", number, url.into_iter().collect()));
+            let mut worker = part("events-worker", number, url.into_iter().collect());
+            if let Some((program, failpoints)) = &config.failing_worker {
+                (worker.program, worker.arguments) = (program.clone(), Vec::new());
+                worker.environment.push(("FAILPOINTS", failpoints.clone()));
+            }
+            parts.push(worker);
         }
         let mut gateways = Vec::new();
         for number in 1..=2 {
@@ -277,9 +312,19 @@ impl Storm {
         for visitor in clients {
             visits.spawn(visitor.visit(stop.clone()));
         }
-        let kills = self.kill_parts(config, &shutdown).await?;
+        let (kills, mut crashes) = self.kill_parts(config, &shutdown).await?;
         stop.cancel();
         let settled = self.settled.clone();
+        let keep_running = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(config.interval)).await;
+                for part in &mut self.parts {
+                    crashes += usize::from(part.revive()?);
+                }
+            }
+            #[expect(unreachable_code, reason = "it says what the loop above fails with")]
+            anyhow::Ok(())
+        };
         let settle = async {
             let mut writes = 0;
             while let Some(begun) = visits.join_next().await {
@@ -287,11 +332,20 @@ impl Storm {
             }
             anyhow::Ok(writes)
         };
-        let writes = match tokio::time::timeout(SETTLE_TIMEOUT, settle).await {
-            Ok(writes) => writes?,
-            Err(_) => bail!("some writes are still unanswered a minute after the last kill"),
+        let writes = tokio::select! {
+            settled = tokio::time::timeout(SETTLE_TIMEOUT, settle) => match settled {
+                Ok(writes) => writes?,
+                Err(_) => bail!("some writes are still unanswered a minute after the last kill"),
+            },
+            revived = keep_running => {
+                revived?;
+                bail!("nobody keeps the parts running");
+            }
         };
         settled.cancel();
+        for part in &mut self.parts {
+            part.recover().await?;
+        }
         let answers: Vec<Answered> = answers.iter().flat_map(|answers| locked(answers).clone()).collect();
         let found = everything(&client, &self.gateways[0]).await?;
         let acknowledged: HashSet<_> = answers
@@ -301,6 +355,7 @@ impl Storm {
             .collect();
         let report = Report {
             kills,
+            crashes,
             attempts: answers.len(),
             acknowledged: acknowledged.len(),
             writes,
@@ -313,15 +368,23 @@ impl Storm {
         Ok(report)
     }
 
-    /// Kills one part after the other and starts it again; in the end everything runs.
-    async fn kill_parts(&mut self, config: &Config, shutdown: &CancellationToken) -> anyhow::Result<usize> {
+    /// Kills one part after the other and starts it again; in the end everything runs. Returns how many were killed,
+    /// and how many had ended by themselves.
+    async fn kill_parts(
+        &mut self,
+        config: &Config,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<(usize, usize)> {
         let end = Instant::now() + Duration::from_secs(config.seconds);
-        let mut kills = 0;
+        let (mut kills, mut crashes) = (0, 0);
         while Instant::now() < end && !shutdown.is_cancelled() {
             let pause = Duration::from_millis(config.interval);
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
+            }
+            for part in &mut self.parts {
+                crashes += usize::from(part.revive()?);
             }
             let victim = rand::rng().random_range(0..=self.parts.len());
             match self.parts.get_mut(victim) {
@@ -339,7 +402,7 @@ impl Storm {
             }
             kills += 1;
         }
-        Ok(kills)
+        Ok((kills, crashes))
     }
 }
 
@@ -396,14 +459,23 @@ impl Visitor {
                 (self.send(title, write, &key, path, body), self.send(title, write, &key, path, body));
             let twice = rand::rng().random_bool(0.2);
             let (first, second) = tokio::join!(one, async { if twice { other.await } else { None } });
-            for answer in [first, second].into_iter().flatten() {
-                locked(&self.answers).push(answer.clone());
-                match answer.status {
-                    200..300 => return Ok(Some(answer)),
-                    401 => self.login().await?,
-                    _ if is_final_refusal(&answer) => return Ok(None),
-                    _ => {}
+            // Both, before either decides what comes next: the checker compares them.
+            let answered: Vec<Answered> = [first, second].into_iter().flatten().collect();
+            locked(&self.answers).extend(answered.iter().cloned());
+            if answered.iter().any(is_final_refusal) {
+                return Ok(None);
+            }
+            if let Some(done) = answered.iter().find(|answer| answer.status < 300) {
+                // Now and then, who was told asks again.
+                if rand::rng().random_bool(0.2)
+                    && let Some(again) = self.send(title, write, &key, path, body).await
+                {
+                    locked(&self.answers).push(again);
                 }
+                return Ok(Some(done.clone()));
+            }
+            if answered.iter().any(|answer| answer.status == 401) {
+                self.login().await?;
             }
             let pause = Duration::from_millis(rand::rng().random_range(20..150));
             tokio::time::sleep(pause).await;
@@ -458,8 +530,15 @@ async fn everything(client: &Client, gateway: &str) -> anyhow::Result<Vec<Found>
     let settled = CancellationToken::new();
     let token = login(client, &[gateway.to_owned()], &settled, "admin@acme.com").await?;
     let get = async |path: String| {
-        let answer = client.get(format!("{gateway}{path}")).bearer_auth(&token).send().await?;
-        anyhow::Ok(answer.error_for_status()?.json::<Value>().await?)
+        let patience = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let answer = client.get(format!("{gateway}{path}")).bearer_auth(&token).send().await?;
+            // A worker may only just have been started.
+            if answer.status() != StatusCode::SERVICE_UNAVAILABLE || Instant::now() >= patience {
+                return anyhow::Ok(answer.error_for_status()?.json::<Value>().await?);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     };
     let (mut found, mut path) = (Vec::new(), "/events?limit=100".to_owned());
     loop {

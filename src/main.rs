@@ -120,8 +120,8 @@ async fn serve(service: Service) -> anyhow::Result<ExitCode> {
 async fn storm(config: &chaos::Config) -> anyhow::Result<ExitCode> {
     let shutdown = ops::shutdown_on_signal()?;
     let report = chaos::run(config, &std::env::current_exe()?, shutdown).await?;
-    let chaos::Report { kills, attempts, acknowledged, writes, violations } = report;
-    tracing::info!(kills, attempts, writes, acknowledged, violations = violations.len(), "the storm is over");
+    let chaos::Report { kills, crashes, attempts, acknowledged, writes, violations } = report;
+    tracing::info!(kills, crashes, attempts, writes, acknowledged, violations = violations.len(), "the storm is over");
     for violation in &violations {
         tracing::error!("{violation}");
     }

@@ -26,7 +26,7 @@ use shared::contract::{
     Answer, Context, EntityTag, Failure, Keepable, KeptAnswer, KeptAnswers, KeyedWrite, Operation,
     OperationError, Outcome, Principal, Problem, ProblemType,
 };
-use shared::crash_point;
+use shared::{crash_point, fault_point};
 
 use crate::domain::policy::{Action, Actor, Verdict, judge};
 use crate::store::{EventStore, EventTransaction};
@@ -128,6 +128,7 @@ impl Events {
         };
         crash_point!("effect-done");
         if let Some(write) = &cx.write
+            && !fault_point!("forget-saved")
             && !transaction.keep(write, &write.keep(&answer, cx), cx.now).await?
         {
             drop(transaction);

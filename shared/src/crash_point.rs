@@ -9,16 +9,25 @@ macro_rules! crash_point {
     };
 }
 
-/// Waits here for a second and a half, as a slow disk would make it, when the failpoint `name` is set to
-/// `return`. Expands to nothing that is ever true unless the feature `failpoints` is on.
+/// Whether the failpoint `name` is set to `return`: tests plant a defect there. Never true unless the feature
+/// `failpoints` is on.
 #[macro_export]
-macro_rules! stall_point {
-    ($name:literal) => {
+macro_rules! fault_point {
+    ($name:literal) => {{
         let is_set = || -> bool {
             $crate::crash_point::fail::fail_point!($name, |_| true);
             false
         };
-        if is_set() {
+        is_set()
+    }};
+}
+
+/// Waits here for a second and a half, as a slow disk would make it, when the failpoint `name` is set to
+/// `return`.
+#[macro_export]
+macro_rules! stall_point {
+    ($name:literal) => {
+        if $crate::fault_point!($name) {
             ::tokio::time::sleep(::std::time::Duration::from_millis(1500)).await;
         }
     };

@@ -26,7 +26,7 @@ use crate::contract::{
     Answer, Context, CorrelationId, EntityTag, Failure, KeptAnswer, KeyedWrite, NoReplay, Outcome, Problem,
     ProblemType, RequestIds, Timestamp, TraceContext,
 };
-use crate::crash_point;
+use crate::{crash_point, fault_point};
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 use crate::metrics::meter;
 use crate::telemetry::span::{self, InSpan};
@@ -366,6 +366,7 @@ impl Idempotency {
     ) {
         let next = match outcome {
             // Somebody else had answered it: the database has the first answer as it was.
+            Ok(_) if fault_point!("forget-saved") => Record { state: State::Free, ..lease.record.clone() },
             Ok(answer) if answer.first.is_some() => lease.record.done(None),
             Ok(answer) => lease.record.done(Some(&write.keep(answer, cx))),
             // It may have taken effect: whoever comes next looks into the database.

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::auth::{OrganizationId, Role, UserId};
+use crate::fault_point;
 use super::{
     Answer, Context, EntityTag, Failure, IdempotencyKey, Operation, Principal, RequestIds, Response,
 };
@@ -133,9 +134,10 @@ impl KeyedWrite {
         if self.role < kept.role {
             return Err(NoReplay::RoleLowered);
         }
+        let damaged = fault_point!("damage-replay");
         Ok(Answer {
             status: kept.status,
-            body: kept.body,
+            body: if damaged { [&kept.body, &b" "[..]].concat().into() } else { kept.body },
             etag: kept.etag,
             location: kept.location,
             first: Some(kept.first),
