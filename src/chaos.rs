@@ -315,16 +315,8 @@ impl Storm {
         let (kills, mut crashes) = self.kill_parts(config, &shutdown).await?;
         stop.cancel();
         let settled = self.settled.clone();
-        let keep_running = async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(config.interval)).await;
-                for part in &mut self.parts {
-                    crashes += usize::from(part.revive()?);
-                }
-            }
-            #[expect(unreachable_code, reason = "it says what the loop above fails with")]
-            anyhow::Ok(())
-        };
+        let (parts, interval) = (&mut self.parts, Duration::from_millis(config.interval));
+        let keep_running = keep_running(parts, interval, &mut crashes);
         let settle = async {
             let mut writes = 0;
             while let Some(begun) = visits.join_next().await {
@@ -337,10 +329,7 @@ impl Storm {
                 Ok(writes) => writes?,
                 Err(_) => bail!("some writes are still unanswered a minute after the last kill"),
             },
-            revived = keep_running => {
-                revived?;
-                bail!("nobody keeps the parts running");
-            }
+            failed = keep_running => return Err(failed),
         };
         settled.cancel();
         for part in &mut self.parts {
@@ -403,6 +392,19 @@ impl Storm {
             kills += 1;
         }
         Ok((kills, crashes))
+    }
+}
+
+/// Starts again what has ended by itself, until that fails.
+async fn keep_running(parts: &mut [Part], interval: Duration, crashes: &mut usize) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(interval).await;
+        for part in &mut *parts {
+            match part.revive() {
+                Ok(revived) => *crashes += usize::from(revived),
+                Err(error) => return error,
+            }
+        }
     }
 }
 

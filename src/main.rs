@@ -121,7 +121,15 @@ async fn storm(config: &chaos::Config) -> anyhow::Result<ExitCode> {
     let shutdown = ops::shutdown_on_signal()?;
     let report = chaos::run(config, &std::env::current_exe()?, shutdown).await?;
     let chaos::Report { kills, crashes, attempts, acknowledged, writes, violations } = report;
-    tracing::info!(kills, crashes, attempts, writes, acknowledged, violations = violations.len(), "the storm is over");
+    tracing::info!(
+        kills,
+        crashes,
+        attempts,
+        writes,
+        acknowledged,
+        violations = violations.len(),
+        "the storm is over"
+    );
     for violation in &violations {
         tracing::error!("{violation}");
     }

@@ -57,6 +57,12 @@ pub enum StoreError {
     /// The database cannot be reached, or took too long; the transaction is undone.
     #[error("the database cannot be reached: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// A pooler between the worker and Postgres loses prepared statements; nothing was done.
+    #[error(
+        "prepared statements get lost on their way to Postgres, as PgBouncer in transaction mode loses them: use its \
+         session mode, or version 1.21 or later with max_prepared_statements ({0})"
+    )]
+    Pooler(#[source] sqlx::Error),
     /// A transaction could not begin in time, because the database is locked or does not answer; nothing was done.
     #[error("a transaction could not begin in time")]
     NotBegun,
@@ -87,6 +93,7 @@ const FULL: &str = "13";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Code {
     Unusable,
+    Pooler,
     Collision,
     Other,
 }
@@ -97,6 +104,8 @@ fn classify(code: &str) -> Code {
         return match code {
             // serialization_failure, deadlock_detected
             "40001" | "40P01" => Code::Collision,
+            // invalid_sql_statement_name, duplicate_prepared_statement
+            "26000" | "42P05" => Code::Pooler,
             // query_canceled: statement_timeout. read_only_sql_transaction: a standby after a failover.
             // lock_not_available, idle_in_transaction_session_timeout.
             "57014" | "25006" | "55P03" | "25P03" => Code::Unusable,
@@ -139,6 +148,9 @@ fn is_harmless(code: &str) -> bool {
         // Data, constraints, a failed transaction, its rollback, syntax and access rules, what is missing or in use;
         // query_canceled and lock_not_available.
         // What a server says of its own state is not among them: 25006 that it takes no writes, 57P01 that it ends.
+        if code == "42P05" {
+            return false;
+        }
         let classes = ["0A", "21", "22", "23", "40", "42", "44", "53", "54", "55", "P0"];
         return classes.iter().any(|class| code.starts_with(class)) || matches!(code, "25P02" | "57014");
     }
@@ -173,6 +185,7 @@ impl From<sqlx::Error> for StoreError {
                 _,
             ) => Self::Unavailable(error),
             (_, Some(Code::Collision)) => Self::Collision(error),
+            (_, Some(Code::Pooler)) => Self::Pooler(error),
             _ => Self::Defect(error),
         }
     }
@@ -188,7 +201,9 @@ impl StoreError {
             // What marks a transaction in the log as committed is written last.
             Self::Unavailable(error) if had_no_room => Self::Unavailable(error),
             Self::Collision(error) => Self::Collision(error),
-            Self::Unavailable(error) | Self::Commit(error) | Self::Defect(error) => Self::Commit(error),
+            Self::Unavailable(error) | Self::Pooler(error) | Self::Commit(error) | Self::Defect(error) => {
+                Self::Commit(error)
+            }
             other @ (Self::Busy
             | Self::NotBegun
             | Self::AlreadyAnswered
@@ -201,7 +216,7 @@ impl StoreError {
 impl<E> From<StoreError> for Failure<E> {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::NotBegun => {
+            StoreError::Unavailable(_) | StoreError::Pooler(_) | StoreError::NotBegun => {
                 tracing::warn!(%error, "the database is unavailable");
                 Self::StoreUnavailable
             }
@@ -262,6 +277,8 @@ mod tests {
             ("2067", Code::Other),
             ("40001", Code::Collision),
             ("40P01", Code::Collision),
+            ("26000", Code::Pooler),
+            ("42P05", Code::Pooler),
             ("57014", Code::Unusable),
             ("57P01", Code::Unusable),
             ("08006", Code::Unusable),

@@ -26,10 +26,10 @@ use crate::contract::{
     Answer, Context, CorrelationId, EntityTag, Failure, KeptAnswer, KeyedWrite, NoReplay, Outcome, Problem,
     ProblemType, RequestIds, Timestamp, TraceContext,
 };
-use crate::{crash_point, fault_point};
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 use crate::metrics::meter;
 use crate::telemetry::span::{self, InSpan};
+use crate::{crash_point, fault_point};
 
 /// How long a duplicate waits for the run that is under way.
 const MAX_WAIT: Duration = Duration::from_secs(2);

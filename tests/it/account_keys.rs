@@ -53,7 +53,8 @@ async fn an_invitation_is_made_once_and_its_secret_given_once(database: Database
     // What was refused was not done.
     let taken = invite(&stranger.email);
     for _ in 0..2 {
-        let refused = keyed(&system, Method::POST, "/auth/invitations", &admin.token, "k", taken.clone()).await;
+        let refused =
+            keyed(&system, Method::POST, "/auth/invitations", &admin.token, "k", taken.clone()).await;
         assert_eq!(refused.expect(409).problem(), "email-taken");
     }
 }

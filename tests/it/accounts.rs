@@ -104,6 +104,11 @@ async fn refresh_rotates_and_logout_ends_the_session(database: Database) {
     let refresh =
         async |token: &str| system.post("/auth/refresh", "", json!({ "refreshToken": token })).await;
     let second = refresh(&member.refresh).await.expect(200);
+    for none_of_ours in ["", "x", "not a token", &"x".repeat(600), &"a".repeat(4000), "\u{1F600}"] {
+        assert_eq!(refresh(none_of_ours).await.expect(401).problem(), "unauthenticated", "{none_of_ours}");
+        let body = json!({ "refreshToken": none_of_ours });
+        system.post("/auth/logout", "", body).await.expect(401);
+    }
     let newest = second.body["refreshToken"].as_str().unwrap();
     assert_ne!(newest, member.refresh);
     system.get("/auth/me", second.body["accessToken"].as_str().unwrap()).await.expect(200);

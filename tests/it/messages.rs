@@ -3,6 +3,7 @@
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
+use crate::harness::process::Runner;
 use crate::harness::{System, system::event};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,4 +142,38 @@ async fn a_reply_goes_to_an_inbox_and_nowhere_else() {
     system.nats.flush().await.unwrap();
     let nothing = tokio::time::timeout(std::time::Duration::from_millis(200), watched.next()).await;
     assert!(nothing.is_err(), "{nothing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_makes_a_worker_publish_to_its_own_inboxes() {
+    let directory = tempfile::tempdir().unwrap();
+    let runner = Runner::start(directory.path(), &[("EVENTBOARD_HTTP", "127.0.0.1:0")]).await;
+    let client = async_nats::connect(&runner.ready.nats).await.unwrap();
+    let mut inboxes = client.subscribe("_INBOX_*.victim").await.unwrap();
+    let mut elsewhere = client.subscribe("elsewhere").await.unwrap();
+    client.flush().await.unwrap();
+    for (subject, reply) in [
+        ("events.get", "_INBOX_events.victim"),
+        ("auth.me", "_INBOX_auth.victim"),
+        ("$SRV.INFO.events", "_INBOX_events.victim"),
+        ("$SRV.STATS.auth", "_INBOX_auth.victim"),
+        ("events.get", "elsewhere"),
+    ] {
+        client.publish_with_reply(subject, reply, "{}".into()).await.unwrap();
+    }
+    // Somebody else's inbox is answered, after all of these.
+    client.publish_with_reply("events.get", "_INBOX_ops.victim", "{}".into()).await.unwrap();
+    client.publish_with_reply("auth.me", "_INBOX_ops.victim", "{}".into()).await.unwrap();
+    for _ in 0..2 {
+        let answered = tokio::time::timeout(std::time::Duration::from_secs(10), inboxes.next()).await;
+        assert_eq!(answered.expect("an answer").unwrap().subject.as_str(), "_INBOX_ops.victim");
+    }
+    let said = |text: &str| runner.lines_with(text).iter().filter(|line| line["level"] == "WARN").count();
+    crate::harness::eventually("the log says why", || async {
+        said("its reply subject is an inbox of this service") == 4
+            && said("its reply subject does not begin with _INBOX") == 1
+    })
+    .await;
+    assert!(futures_util::FutureExt::now_or_never(inboxes.next()).is_none());
+    assert!(futures_util::FutureExt::now_or_never(elsewhere.next()).is_none());
 }

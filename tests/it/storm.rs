@@ -39,6 +39,9 @@ async fn answers_that_are_forgotten_are_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_not_the_first_one_are_found() {
     let report = storm(Database::Sqlite, 8, "damage-replay=return").await;
-    assert!(report.violations.iter().any(|violation| violation.contains("was answered in two ways")), "{report:?}");
+    assert!(
+        report.violations.iter().any(|violation| violation.contains("was answered in two ways")),
+        "{report:?}"
+    );
     assert!(!report.violations.iter().any(|violation| violation.contains("times")), "{report:?}");
 }

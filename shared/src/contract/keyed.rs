@@ -8,10 +8,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::auth::{OrganizationId, Role, UserId};
-use crate::fault_point;
 use super::{
     Answer, Context, EntityTag, Failure, IdempotencyKey, Operation, Principal, RequestIds, Response,
 };
+use crate::fault_point;
 
 /// Responses that hold no secret, and so may be kept and given out again. Sealed: what a login or an
 /// invitation returns cannot be kept, because it does not compile.
