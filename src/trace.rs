@@ -26,7 +26,7 @@ const ORIGINAL_TRACE: &str = "idempotency.original_trace_id";
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// The id that the request was sent with, or was given: X-Correlation-ID
-    #[arg(value_parser = correlation_id)]
+    #[arg(value_parser = correlation_id, allow_hyphen_values = true)]
     correlation_id: CorrelationId,
     /// Address of Jaeger, which is asked for the spans
     #[arg(long, env = "EVENTBOARD_JAEGER_URL", default_value = "http://127.0.0.1:16686")]

@@ -38,6 +38,8 @@ pub enum KeysCommand {
     /// Withdraw a key at once: nothing that it signed is accepted any more
     Revoke {
         /// The key's id
+        // A thumbprint in base64url may begin with a hyphen.
+        #[arg(allow_hyphen_values = true)]
         kid: String,
     },
 }

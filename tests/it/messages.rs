@@ -149,7 +149,7 @@ async fn nobody_makes_a_worker_publish_to_its_own_inboxes() {
     let directory = tempfile::tempdir().unwrap();
     let runner = Runner::start(directory.path(), &[("EVENTBOARD_HTTP", "127.0.0.1:0")]).await;
     let client = async_nats::connect(&runner.ready.nats).await.unwrap();
-    let mut inboxes = client.subscribe("_INBOX_*.victim").await.unwrap();
+    let mut inboxes = client.subscribe("*.victim").await.unwrap();
     let mut elsewhere = client.subscribe("elsewhere").await.unwrap();
     client.flush().await.unwrap();
     for (subject, reply) in [
