@@ -7,6 +7,7 @@ use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, KeyId, Params, ParamsBuil
 use aws_lc_rs::constant_time;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use shared::contract::auth::Secret;
+use shared::contract::begin_by;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -34,6 +35,9 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How far hashing stands back behind whatever else this machine has to do, as `nice` counts: it fills every core
 /// for as long as logins come, and nobody else's request should wait for it.
 const NICENESS: i32 = 10;
+/// A password is tried if there is time for it, as the last ones took it; after a pause of the whole process that
+/// must not be for ever.
+const LONGEST_ESTIMATE: Duration = Duration::from_secs(1);
 /// Waiting jobs per thread; at 16 ms a hash, a full queue is a wait of half a second.
 const QUEUE_PER_THREAD: usize = 32;
 
@@ -46,12 +50,9 @@ pub struct Hasher {
 /// Why a password was neither hashed nor verified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HasherError {
-    /// The queue is full: come back later.
-    #[error("the password queue is full")]
+    /// The queue is full, or a turn came too late to be done by the deadline: come back later.
+    #[error("too many passwords are waiting")]
     Busy,
-    /// Its turn came after the deadline.
-    #[error("the deadline passed in the password queue")]
-    Expired,
     /// The stored hash is not one of ours, or asks for too much.
     #[error("the stored password hash cannot be used: {0}")]
     StoredHash(&'static str),
@@ -69,9 +70,9 @@ pub struct Verified {
     pub outdated: bool,
 }
 
-/// Work for a thread, unless its turn comes after the deadline.
+/// Work for a thread, unless its turn comes too late for the deadline.
 struct Job {
-    deadline: Instant,
+    done_by: Instant,
     waiting: Waiting,
     work: Work,
 }
@@ -131,7 +132,8 @@ impl Hasher {
 
     fn submit(&self, name: &'static str, deadline: Instant, work: Work) -> Result<(), HasherError> {
         let waiting = Waiting::begin(name);
-        self.jobs.try_send(Job { deadline, waiting, work }).map_err(|error| match error {
+        let done_by = begin_by(deadline, Instant::now());
+        self.jobs.try_send(Job { done_by, waiting, work }).map_err(|error| match error {
             TrySendError::Full(_) => HasherError::Busy,
             TrySendError::Disconnected(_) => HasherError::Failed("the hashing threads are gone".to_owned()),
         })
@@ -141,39 +143,41 @@ impl Hasher {
 fn work(queue: &Receiver<Job>, peppers: &Peppers) {
     // Of the calling thread alone. Where that is not allowed, hashing takes its turn like everything else.
     let _ = rustix::process::setpriority_process(None, NICENESS);
-    let mut memory = Vec::new();
+    let (mut memory, mut takes) = (Vec::new(), Duration::ZERO);
     loop {
         match queue.recv_timeout(IDLE) {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => memory = Vec::new(),
-            Ok(Job { deadline, waiting, work }) => {
+            Ok(Job { done_by, waiting, work }) => {
                 // Until the work is done.
                 let _span = waiting.end();
-                perform(work, deadline, peppers, &mut memory);
+                let begun = Instant::now();
+                perform(work, done_by.checked_sub(takes).unwrap_or(begun), peppers, &mut memory);
+                takes = begun.elapsed().max(takes / 2).min(LONGEST_ESTIMATE);
             }
         }
     }
 }
 
-fn perform(work: Work, deadline: Instant, peppers: &Peppers, memory: &mut Vec<Block>) {
+fn perform(work: Work, latest: Instant, peppers: &Peppers, memory: &mut Vec<Block>) {
     match work {
         Work::Hash { password, salt, reply } => {
-            answer(reply, deadline, || hash(&password, &salt, peppers, memory))
+            answer(reply, latest, || hash(&password, &salt, peppers, memory))
         }
         Work::Verify { password, stored, reply } => {
-            answer(reply, deadline, || verify(&password, &stored, peppers, memory));
+            answer(reply, latest, || verify(&password, &stored, peppers, memory));
         }
     }
 }
 
-/// Does `work` and sends what comes of it, unless nobody waits any more.
+/// Does `work` if it can begin before `latest`, and sends what comes of it, unless nobody waits any more.
 fn answer<T>(
     reply: oneshot::Sender<Result<T, HasherError>>,
-    deadline: Instant,
+    latest: Instant,
     work: impl FnOnce() -> Result<T, HasherError>,
 ) {
     if !reply.is_closed() {
-        let result = if Instant::now() < deadline { work() } else { Err(HasherError::Expired) };
+        let result = if Instant::now() < latest { work() } else { Err(HasherError::Busy) };
         let _ = reply.send(result);
     }
 }
@@ -300,7 +304,11 @@ mod tests {
         assert!(matches!(refused, Err(HasherError::StoredHash(_))));
         // Too late, and so not even tried.
         let late = hasher.verify(secret("x"), None, Instant::now()).await;
-        assert_eq!(late, Err(HasherError::Expired));
+        assert_eq!(late, Err(HasherError::Busy));
+        // There is no time for it any more: it would be done after the caller has gone.
+        hasher.verify(secret("x"), None, soon()).await.unwrap();
+        let hardly = Instant::now() + Duration::from_millis(1);
+        assert_eq!(hasher.verify(secret("x"), None, hardly).await, Err(HasherError::Busy));
     }
 
     #[tokio::test]

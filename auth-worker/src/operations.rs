@@ -107,7 +107,6 @@ fn no_account<E>() -> Failure<E> {
 fn hasher_failure<E>(error: HasherError) -> Failure<E> {
     match error {
         HasherError::Busy => Failure::Overloaded,
-        HasherError::Expired => Failure::Expired,
         HasherError::StoredHash(_) | HasherError::Failed(_) => Failure::internal(&error),
     }
 }

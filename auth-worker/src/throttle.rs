@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use rand::RngExt;
 use shared::contract::auth::Email;
-use shared::contract::{ClientNetwork, Failure, Timestamp};
+use shared::contract::{ClientNetwork, Failure, Timestamp, begin_by};
 use shared::key_value::{KeyValueError, KeyValueStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -76,10 +76,8 @@ pub(crate) struct Throttle {
 pub(crate) enum Refusal {
     /// There were too many before; the next one may come after this time.
     TooMany(Duration),
-    /// Too many attempts at whichever accounts are under way.
+    /// So many attempts at whichever accounts are under way that there is no time for this one.
     Busy,
-    /// The deadline passed.
-    Expired,
 }
 
 /// An attempt that may be made. One that is dropped without a word counts as failed after a while.
@@ -149,7 +147,8 @@ impl Throttle {
         network: Option<ClientNetwork>,
         deadline: Instant,
     ) -> Result<Attempt, Refusal> {
-        let patience = deadline.min(Instant::now() + MAX_WAIT);
+        let now = Instant::now();
+        let patience = begin_by(deadline, now).min(now + MAX_WAIT);
         let keys = self.keys(email, network);
         let (pair, _) = &keys[0];
         let turn = self.turns.wait(pair, patience).await.map_err(|no_turn| match no_turn {
@@ -177,9 +176,12 @@ impl Throttle {
 
     async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         let _waiting = self.waiting.try_acquire().map_err(|_| Refusal::Busy)?;
-        let place = tokio::time::timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await;
+        let turn = tokio::time::timeout_at(
+            begin_by(deadline, Instant::now()),
+            Arc::clone(&self.places).acquire_owned(),
+        );
         // Never closed.
-        place.map_err(|_| Refusal::Expired)?.map_err(|_| Refusal::Busy)
+        turn.await.map_err(|_| Refusal::Busy)?.map_err(|_| Refusal::Busy)
     }
 
     /// The keys of an attempt: of the pair, the account and the network.
@@ -342,7 +344,6 @@ impl Refusal {
         match self {
             Self::TooMany(_) => "throttled",
             Self::Busy => "busy",
-            Self::Expired => "expired",
         }
     }
 
@@ -351,7 +352,6 @@ impl Refusal {
         match self {
             Self::TooMany(pause) => Failure::Refused(too_many(pause)),
             Self::Busy => Failure::Overloaded,
-            Self::Expired => Failure::Expired,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shared::contract::begin_by;
 use shared::stall_point;
 use sqlx::{Database, Pool, SqlStr};
 use tokio::time::Instant;
@@ -14,8 +15,6 @@ use crate::{Statements, StoreError};
 /// How long a transaction may take to begin: a database that another process has locked does not become free by
 /// waiting, and the caller is told while there is time to do something else.
 pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// What is left of the caller's time when nothing has begun, for that answer to arrive.
-const REPLY_MARGIN: Duration = Duration::from_millis(150);
 
 /// A transaction with a deadline. Dropping it undoes it.
 pub struct BoundedTransaction<DB: Database> {
@@ -32,9 +31,7 @@ impl<DB: Database> BoundedTransaction<DB> {
         statement: SqlStr,
         deadline: Instant,
     ) -> Result<Self, StoreError> {
-        let now = Instant::now();
-        let remaining = deadline.saturating_duration_since(now);
-        let give_up = now + (remaining - REPLY_MARGIN.min(remaining / 4));
+        let give_up = begin_by(deadline, Instant::now());
         let place = places.take(Some(give_up)).await;
         // Not even begun, when it is late already: a timeout polls what it limits at least once.
         if Instant::now() >= deadline {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -237,6 +238,16 @@ pub struct Context {
     pub client_network: Option<ClientNetwork>,
     /// The most bytes that the body of the reply may have.
     pub max_reply: usize,
+}
+
+/// What is left of a caller's time for the answer to arrive.
+const REPLY_MARGIN: Duration = Duration::from_millis(150);
+
+/// Until when work may wait for its turn at `now`, so that a caller who waits until `deadline` still learns that
+/// nothing was done.
+pub fn begin_by(deadline: Instant, now: Instant) -> Instant {
+    let remaining = deadline.saturating_duration_since(now);
+    now + (remaining - REPLY_MARGIN.min(remaining / 4))
 }
 
 impl Context {

@@ -28,6 +28,7 @@ use utoipa::ToSchema;
 
 pub use context::{
     ClientNetwork, Context, CorrelationId, EntityTag, IdempotencyKey, Precondition, Principal, RequestIds,
+    begin_by,
 };
 pub use failure::{Failure, OperationError, Outcome, Problem, ProblemType, Violation};
 pub use keyed::{
