@@ -61,10 +61,11 @@ impl<DB: Database> Connection<DB> {
 
     /// Begins a transaction with this statement.
     pub(crate) async fn begin(&mut self, statement: SqlStr) -> Result<(), Error> {
-        // Given up half way, nobody knows whether it has begun: then the connection is closed.
+        // Given up half way, or when one of its statements failed, nobody knows whether it has begun: then the
+        // connection is closed.
         self.unusable = true;
         let begun = DB::TransactionManager::begin(&mut self.inner, Some(statement)).await;
-        self.unusable = begun.as_ref().is_err_and(|error| !leaves_usable(error));
+        self.unusable = begun.is_err();
         self.in_transaction = begun.is_ok();
         begun
     }

@@ -113,11 +113,12 @@ impl Sqlite {
             return Ok(());
         }
         match self.write_nothing().await {
-            // There is no room among those who write: the file can be written, then.
-            Ok(()) | Err(StoreError::Busy) => {
+            Ok(()) => {
                 self.written.failing.store(false, Ordering::Relaxed);
                 Ok(())
             }
+            // There is no room among those who write: what was seen before stands.
+            Err(StoreError::Busy) if !self.written.failing.load(Ordering::Relaxed) => Ok(()),
             Err(error) => {
                 self.written.failing.store(true, Ordering::Relaxed);
                 Err(PingError::NotWritable(Some(error)))

@@ -117,6 +117,8 @@ impl Events {
             Err(Attempt::Failed(Failure::Refused(error))) => match (error.into_problem(), &cx.write) {
                 (problem, Some(_)) if is_kept(problem.kind.status()) => (Answer::refusal(&problem, cx), None),
                 (problem, Some(write)) => {
+                    // Nobody waits for a second connection while they hold one.
+                    drop(transaction);
                     // An earlier attempt of the same write may have succeeded, and be the reason.
                     let saved = self.store.kept(write).await?;
                     let Some(saved) = saved else { return Err(Failure::Problem(problem).into()) };

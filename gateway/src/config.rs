@@ -77,10 +77,10 @@ pub struct Config {
     #[arg(long, env = "EVENTBOARD_CORS_ORIGINS", default_value = "*")]
     pub cors_origins: CorsOrigins,
     /// Seconds a client may take to send a request's head
-    #[arg(long, env = "EVENTBOARD_HEADER_TIMEOUT", default_value_t = 30)]
+    #[arg(long, env = "EVENTBOARD_HEADER_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub header_timeout: u64,
     /// Seconds a connection is kept between two requests: longer than the load balancer in front keeps it
-    #[arg(long, env = "EVENTBOARD_IDLE_TIMEOUT", default_value_t = 75)]
+    #[arg(long, env = "EVENTBOARD_IDLE_TIMEOUT", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub idle_timeout: u64,
     /// Connections at once; one more closes the one whose client has kept us waiting for longest
     #[arg(long, env = "EVENTBOARD_MAX_CONNECTIONS", default_value_t = 4096, value_parser = at_least_one)]

@@ -18,7 +18,6 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use shared::contract::{ClientNetwork, Problem, ProblemType};
 
-use crate::fields::parts;
 use crate::problem::Failed;
 use crate::routes::Gateway;
 
@@ -182,16 +181,16 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted_hops: usize) -> IpA
     if trusted_hops == 0 {
         return peer;
     }
-    let lines = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = lines.flat_map(|line| parts(line, ',')).collect();
+    // At every comma, whatever quotes and bytes a client has put before what proxies append: addresses have none.
+    let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+    let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     // Fewer than there are proxies: it did not come through them.
-    let outermost = hops.len().checked_sub(trusted_hops).and_then(|index| address(hops[index]));
-    outermost.unwrap_or(peer)
+    hops.filter(|hop| !hop.is_empty()).nth(trusted_hops - 1).and_then(address).unwrap_or(peer)
 }
 
 /// The address in an entry: some proxies add the port, put IPv6 in brackets, or quote it as in `Forwarded`.
-fn address(hop: &str) -> Option<IpAddr> {
-    let hop = hop.trim_matches('"');
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim_matches('"');
     let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
     let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
     bare.parse().ok().or_else(with_port)
@@ -245,6 +244,11 @@ mod tests {
         assert_eq!(address(&["6.6.6.6", "1.1.1.1"], 1), "1.1.1.1");
         assert_eq!(address(&["6.6.6.6, 1.1.1.1, 10.0.0.9"], 2), "1.1.1.1");
         assert_eq!(address(&["1.1.1.1:4711"], 1), "1.1.1.1");
+        // What a client has written changes nothing of what stands behind it.
+        for written in ["\"", "6.6.6.6, \"", "é", "a\\", ",,", "\"6.6.6.6, 7.7.7.7\""] {
+            assert_eq!(address(&[&format!("{written}, 1.1.1.1")], 1), "1.1.1.1", "{written}");
+            assert_eq!(address(&[&format!("{written}, 1.1.1.1, 10.0.0.9")], 2), "1.1.1.1", "{written}");
+        }
         assert_eq!(address(&["[2001:db8::1]:4711"], 1), "2001:db8::1");
         assert_eq!(address(&["[2001:db8::1]"], 1), "2001:db8::1");
         assert_eq!(address(&["\"[2001:db8::1]\""], 1), "2001:db8::1");

@@ -177,7 +177,8 @@ impl Upstream {
                     // The one who is at it is another attempt of this same call.
                     Attempt::Made(Ending::KeyInProgress, _) if !under_way.is_empty() => {}
                     Attempt::Made(Ending::KeyInProgress, _) if is_unknown => {
-                        next = (made < ATTEMPTS).then(|| Instant::now() + OWN_KEY_DELAY);
+                        let again = Instant::now() + OWN_KEY_DELAY;
+                        next = (made < ATTEMPTS && again < call.deadline).then_some(again);
                     }
                     Attempt::Made(ending, result) => {
                         reason = ending;

@@ -173,7 +173,8 @@ fn variable_of(command: &Command, error: &clap::Error) -> Option<String> {
     }
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
     let long = argument.strip_prefix("--")?.split([' ', '=']).next()?;
-    let given = std::env::args()
+    let given = std::env::args_os()
+        .filter_map(|given| given.into_string().ok())
         .any(|given| given.strip_prefix("--").is_some_and(|given| given.split('=').next() == Some(long)));
     find_variable(command, long).filter(|_| !given)
 }

@@ -189,3 +189,19 @@ async fn after_a_failover_no_connection_stays_with_the_server_that_takes_no_writ
     let listed: Value = timed(stack.get("/events?search=demoted")).await.body;
     assert_eq!(listed["meta"]["total"], 0, "{listed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_waits_for_no_second_connection() {
+    let stack = Stack::start(&[]).await;
+    let _worker = stack.events_worker(&[("EVENTBOARD_DATABASE_CONNECTIONS", "1".to_owned())]).await;
+    let created = timed(stack.create("Only one")).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    let path = format!("{}/events/{}", stack.http, created.body["id"].as_str().unwrap());
+    let change = || stack.client.patch(&path).bearer_auth(&stack.token).json(&json!({ "title": "Another" }));
+    // The gateway names every write, so that what an earlier attempt did is looked up.
+    for tag in ["\"7\"", "W/\"1\""] {
+        let refused = timed(change().header("If-Match", tag)).await;
+        assert_eq!(refused.status, 412, "{refused:?}");
+    }
+    assert_eq!(timed(change().header("If-Match", "\"1\"")).await.status, 200);
+}

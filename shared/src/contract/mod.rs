@@ -58,8 +58,8 @@ pub enum Repeat {
     Safe,
     /// A write that is safe to repeat with the same idempotency key.
     WithKey,
-    /// The same, and its answer holds a secret that is given once: its client may repeat it, and is told that it took
-    /// effect. The gateway does not: it would take the answer from its client.
+    /// The same for its client. The gateway does not repeat it: its answer holds a secret that is given once, or its
+    /// effect ends the token that it came with, and the client would never see the answer.
     ByClient,
     /// A write with rules of its own: never repeated after delivery.
     Never,

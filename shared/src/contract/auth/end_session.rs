@@ -46,7 +46,8 @@ impl Operation for EndSession {
     const SUMMARY: &'static str = "End one of your sessions";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(5);
-    const REPEAT: Repeat = Repeat::WithKey;
+    // It may end the token that a repetition would come with.
+    const REPEAT: Repeat = Repeat::ByClient;
     const STATUS: u16 = 204;
     type Request = EndSessionRequest;
     type Response = NoContent;

@@ -25,7 +25,8 @@ impl Operation for LogoutAll {
     const SUMMARY: &'static str = "End all your sessions";
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(5);
-    const REPEAT: Repeat = Repeat::WithKey;
+    // It may end the token that a repetition would come with.
+    const REPEAT: Repeat = Repeat::ByClient;
     const STATUS: u16 = 204;
     const MAX_BODY: usize = MAX_AUTH_BODY;
     type Request = LogoutAllRequest;
