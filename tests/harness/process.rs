@@ -137,8 +137,9 @@ impl Runner {
             ("NATS_SERVER_BIN", broker::binary().await.into()),
         ];
         let given = environment.iter().map(|(name, value)| (*name, OsStr::new(value).to_owned()));
-        let binary = Path::new(env!("CARGO_BIN_EXE_eventboard"));
-        let process = Process::start(binary, &[], own.into_iter().chain(given));
+        // Whoever runs the tests may ignore SIGHUP, as nohup does, and every child inherits that.
+        let arguments = ["--default-signal=HUP", env!("CARGO_BIN_EXE_eventboard")];
+        let process = Process::start(Path::new("env"), &arguments, own.into_iter().chain(given));
         let path = data_dir.join("ready.json");
         eventually("eventboard is ready", || async { path.exists() }).await;
         let ready = serde_json::from_slice(&std::fs::read(&path).expect("ready.json")).expect("its JSON");

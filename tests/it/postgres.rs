@@ -96,9 +96,10 @@ async fn a_restarted_server_is_found_again_and_lost_nothing() {
         }
     })
     .await;
-    // The killed server's children take a moment to notice, each for itself.
+    // The killed server's children take a moment to notice, each for itself. A new connection is tried for until
+    // the transaction should have begun.
     eventually("writes are refused", || async {
-        matches!(store.begin(HOME, soon()).await, Err(StoreError::Unavailable(_)))
+        matches!(store.begin(HOME, soon()).await, Err(StoreError::Unavailable(_) | StoreError::NotBegun))
     })
     .await;
     let server = server.start_again().await;
