@@ -1,5 +1,6 @@
 //! Opens the workers' databases, migrates them, and says what a failed statement means.
 
+mod answered_row;
 mod connection;
 mod measurements;
 mod places;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use shared::contract::Failure;
 use sqlx::migrate::Migrator;
 
+pub use answered_row::{Answered, AnsweredRow};
 pub use places::Lease;
 pub use postgres::{Postgres, act_for};
 pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};

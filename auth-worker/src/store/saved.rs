@@ -5,11 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use shared::contract::auth::Role;
-use shared::contract::{CorrelationId, RequestIds, Timestamp, TraceContext};
+use shared::contract::{RequestIds, Timestamp};
 use sqlx::FromRow;
 use tokio::time::Instant;
 
-use database::StoreError;
+use database::{Answered, AnsweredRow, StoreError};
 
 use crate::keyring::Seal;
 
@@ -90,12 +90,8 @@ pub struct SavedAnswer {
 
 #[derive(FromRow)]
 pub(super) struct SavedRow {
-    fingerprint: Vec<u8>,
-    role: String,
-    correlation_id: String,
-    trace_id: String,
-    span_id: String,
-    status: i16,
+    #[sqlx(flatten)]
+    answered: AnsweredRow,
     sealed: Option<Vec<u8>>,
 }
 
@@ -103,16 +99,7 @@ impl TryFrom<SavedRow> for SavedAnswer {
     type Error = StoreError;
 
     fn try_from(row: SavedRow) -> Result<Self, StoreError> {
-        let unknown = StoreError::UnknownValue;
-        Ok(Self {
-            fingerprint: row.fingerprint.try_into().map_err(|_| unknown("fingerprint"))?,
-            role: row.role.parse().map_err(|_| unknown("role"))?,
-            first: RequestIds {
-                correlation_id: CorrelationId::parse(&row.correlation_id).ok_or(unknown("correlation id"))?,
-                trace: TraceContext::read(&row.trace_id, &row.span_id),
-            },
-            status: u16::try_from(row.status).map_err(|_| unknown("status"))?,
-            sealed: row.sealed,
-        })
+        let Answered { fingerprint, role, first, status } = row.answered.try_into()?;
+        Ok(Self { fingerprint, role, first, status, sealed: row.sealed })
     }
 }

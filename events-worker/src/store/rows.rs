@@ -1,9 +1,9 @@
 //! Rows as both databases return them, and what they become.
 
-use database::{StoreError, StoredTime};
+use database::{Answered, AnsweredRow, StoreError, StoredTime};
 use shared::contract::auth::{OrganizationId, UserId};
 use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
-use shared::contract::{CorrelationId, EntityTag, KeptAnswer, RequestIds, TraceContext};
+use shared::contract::{EntityTag, KeptAnswer};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -100,12 +100,8 @@ impl TryFrom<PlacedRow> for PlacedEntry {
 
 #[derive(FromRow)]
 pub(super) struct OutcomeRow {
-    fingerprint: Vec<u8>,
-    role: String,
-    correlation_id: String,
-    trace_id: String,
-    span_id: String,
-    status: i16,
+    #[sqlx(flatten)]
+    answered: AnsweredRow,
     etag: Option<i64>,
     location: Option<String>,
     body: Vec<u8>,
@@ -115,15 +111,12 @@ impl TryFrom<OutcomeRow> for KeptAnswer {
     type Error = StoreError;
 
     fn try_from(row: OutcomeRow) -> Result<Self, StoreError> {
-        let unknown = StoreError::UnknownValue;
+        let Answered { fingerprint, role, first, status } = row.answered.try_into()?;
         Ok(Self {
-            fingerprint: row.fingerprint.try_into().map_err(|_| unknown("fingerprint"))?,
-            role: row.role.parse().map_err(|_| unknown("role"))?,
-            first: RequestIds {
-                correlation_id: CorrelationId::parse(&row.correlation_id).ok_or(unknown("correlation id"))?,
-                trace: TraceContext::read(&row.trace_id, &row.span_id),
-            },
-            status: u16::try_from(row.status).map_err(|_| unknown("status"))?,
+            fingerprint,
+            role,
+            first,
+            status,
             etag: row.etag.map(EntityTag),
             location: row.location,
             body: row.body.into(),
