@@ -39,6 +39,7 @@ pub use keys::KeysCommand;
 
 use hasher::Hasher;
 use operations::Auth;
+use renewal::Renewal;
 use store::{AuthStore, PostgresAuthStore, SqliteAuthStore};
 use throttle::Throttle;
 use tokens::TokenIssuer;
@@ -93,7 +94,8 @@ async fn serve(
     let cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = config.password_threads.unwrap_or(cpus).get();
     let hasher = Hasher::start(threads, config.peppers()?).context("cannot start the password threads")?;
-    renewal::renew_texts(&*store).await.context("cannot renew stored texts")?;
+    let mut renewal = Renewal::default();
+    renewal.renew(&*store).await.context("cannot renew stored texts")?;
     if config.demo {
         seed::seed(&*store, &hasher).await.context("cannot write the demo data")?;
     }
@@ -121,6 +123,7 @@ async fn serve(
     let background = async {
         tokio::join!(
             keys::keep_published(&*store, &issuer, &keys, &directory, &published),
+            renewal.keep_renewing(&*store),
             revocations::publish(&*store, &revocation_bucket, &revoked, health),
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),

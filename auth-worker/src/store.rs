@@ -158,10 +158,11 @@ pub trait AuthStore: Send + Sync + 'static {
     /// Removes a signing key, unless it is revoked.
     async fn remove_signing_key(&self, kid: &str) -> Result<(), StoreError>;
 
-    /// Texts that an earlier version may have written in another form than the one they are compared in.
+    /// Texts that were written by earlier rules, perhaps in another form than the one they are compared in.
     async fn old_texts(&self) -> Result<Vec<OldText>, StoreError>;
 
-    /// Writes a text in the form it is compared in. `false` when another row has it already.
+    /// Writes a text in the form it is compared in, by which it is no old one any more. `false` when another row has
+    /// that form already.
     async fn renew_text(&self, text: &OldText, form: &str, deadline: Instant) -> Result<bool, StoreError>;
 
     /// Creates what does not exist yet of these organisations and users.
@@ -196,13 +197,12 @@ impl std::fmt::Debug for Address {
 }
 
 impl OldText {
-    /// The form it is compared in, if it has one and that is not what is stored.
+    /// The form it is compared in; `None` for an address that is none by today's rules.
     pub fn form(&self) -> Option<String> {
         match self {
             Self::Organization(_, name) => Some(lookalike(name)),
             Self::User(_, _, Address(address)) | Self::Invitation(_, _, Address(address)) => {
-                let email = Email::parse(address)?;
-                (email.as_str() != address).then(|| email.as_str().to_owned())
+                Some(Email::parse(address)?.as_str().to_owned())
             }
         }
     }

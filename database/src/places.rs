@@ -1,6 +1,7 @@
 //! Who may use a connection: everybody in their turn, and nobody who would wait for long.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::{Database, Pool};
@@ -24,19 +25,38 @@ pub(crate) struct Places {
     free: Arc<Semaphore>,
     pool: PoolName,
     pub(crate) suspicion: Suspicion,
+    committed: Arc<AtomicU64>,
 }
 
 /// A place that somebody has.
 pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
     _used: Used,
+    committed: Arc<AtomicU64>,
+}
+
+impl Place {
+    /// Counts a transaction that was committed.
+    pub(crate) fn has_committed(&self) {
+        self.committed.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Places {
     pub(crate) fn new(pool: &'static str, connections: u32) -> Self {
         let (pool, free) = (PoolName(pool), usize::try_from(connections).unwrap_or(usize::MAX));
         pool.holds(connections);
-        Self { free: Arc::new(Semaphore::new(free)), pool, suspicion: Suspicion::default() }
+        Self {
+            free: Arc::new(Semaphore::new(free)),
+            pool,
+            suspicion: Suspicion::default(),
+            committed: Arc::default(),
+        }
+    }
+
+    /// How many transactions were committed from these places.
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed)
     }
 
     /// Waits for a place, first come, first served.
@@ -47,7 +67,9 @@ impl Places {
         let permit = tokio::time::timeout_at(until, Arc::clone(&self.free).acquire_owned()).await;
         drop(waiting);
         match permit {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit, _used: self.pool.used() }),
+            Ok(Ok(permit)) => {
+                Ok(Place { _permit: permit, _used: self.pool.used(), committed: Arc::clone(&self.committed) })
+            }
             // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => {
                 self.pool.refused();

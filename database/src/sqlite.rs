@@ -1,7 +1,7 @@
 //! SQLite as the embedded database: write-ahead log, one writer, several readers.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{SqlSafeStr, SqlitePool};
 use tokio::time::Instant;
 
+use crate::connection::Connection;
 use crate::places::{FOR_PINGS, Places};
 use crate::transaction::BEGIN_TIMEOUT;
 use crate::{BoundedTransaction, Lease, OpenError, PingError, StoreError, tolerate_newer};
@@ -40,6 +41,8 @@ pub struct Sqlite {
 struct WriteChecks {
     last: Mutex<Option<Instant>>,
     failing: AtomicBool,
+    /// Transactions that had been committed at the last one.
+    committed: AtomicU64,
 }
 
 impl WriteChecks {
@@ -52,6 +55,11 @@ impl WriteChecks {
             *last = Some(now);
         }
         due
+    }
+
+    /// Whether transactions were committed since the last check; notes how many there are now.
+    fn others_have(&self, committed: u64) -> bool {
+        self.committed.swap(committed, Ordering::Relaxed) != committed
     }
 }
 
@@ -107,18 +115,23 @@ impl Sqlite {
     /// [`PingError`].
     pub async fn ping(&self) -> Result<(), PingError> {
         // Counts the schema's objects: a constant would not touch the file.
-        let count = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&self.readers).await;
-        count.map_err(|error| PingError::Unreachable(error.into()))?;
+        let unreachable = |error: sqlx::Error| PingError::Unreachable(error.into());
+        let mut reader =
+            Connection::acquire(&self.readers, &self.read_places.suspicion).await.map_err(unreachable)?;
+        let count = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(reader.statements()).await;
+        count.map_err(unreachable)?;
         if !self.written.are_due(Instant::now()) {
             return Ok(());
         }
-        match self.write_nothing().await {
+        let written = self.write_nothing().await;
+        let others_have_written = self.written.others_have(self.write_places.committed());
+        match written {
             Ok(()) => {
                 self.written.failing.store(false, Ordering::Relaxed);
                 Ok(())
             }
-            // There is no room among those who write: what was seen before stands.
-            Err(StoreError::Busy) if !self.written.failing.load(Ordering::Relaxed) => Ok(()),
+            // There is no room among those who write, and they get on.
+            Err(StoreError::Busy) if others_have_written => Ok(()),
             Err(error) => {
                 self.written.failing.store(true, Ordering::Relaxed);
                 Err(PingError::NotWritable(Some(error)))

@@ -20,7 +20,7 @@ pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct BoundedTransaction<DB: Database> {
     connection: Connection<DB>,
     deadline: Instant,
-    _place: Place,
+    place: Place,
 }
 
 impl<DB: Database> BoundedTransaction<DB> {
@@ -48,7 +48,7 @@ impl<DB: Database> BoundedTransaction<DB> {
         let begun = begun.map_err(|_| StoreError::NotBegun)?;
         let connection = begun.inspect_err(|error| measured.failed(error))?;
         measured.succeeded();
-        Ok(Self { connection, deadline, _place: place })
+        Ok(Self { connection, deadline, place })
     }
 
     /// The connection, for a statement.
@@ -70,6 +70,7 @@ impl<DB: Database> BoundedTransaction<DB> {
         let committed = self.connection.commit().await.inspect_err(|error| measured.failed(error));
         if committed.is_ok() {
             measured.succeeded();
+            self.place.has_committed();
         }
         committed.map_err(StoreError::commit)
     }

@@ -8,7 +8,7 @@ use axum::routing::get;
 use serde_json::{Map, Value, json};
 use shared::contract::failure::{PROBLEM_JSON, ProblemBody};
 use shared::contract::schema::NamedSchema;
-use shared::contract::{Access, Description, Method, ProblemType, Repeat, descriptions, events};
+use shared::contract::{Access, Description, Method, ProblemType, descriptions, events};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -202,13 +202,11 @@ fn responses(operation: &Description, components: &mut Map<String, Value>) -> Va
     let token = (operation.access != Access::Public).then_some(ProblemType::Unauthenticated);
     let mut by_status: BTreeMap<u16, Vec<ProblemType>> = BTreeMap::new();
     let keyed = operation.repeat.takes_key().then_some([ProblemType::KeyInProgress, ProblemType::KeyReused]);
-    let given = (operation.repeat == Repeat::ByClient).then_some(ProblemType::AnswerGiven);
     let problems = SHARED_PROBLEMS
         .into_iter()
         .chain(body.into_iter().flatten())
         .chain(token)
-        .chain(keyed.into_iter().flatten())
-        .chain(given);
+        .chain(keyed.into_iter().flatten());
     for problem in problems.chain(operation.problems.iter().copied()) {
         by_status.entry(problem.status()).or_default().push(problem);
     }

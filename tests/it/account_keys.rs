@@ -12,6 +12,7 @@ on_both_databases!(
     an_account_is_made_once_and_its_tokens_given_once,
     a_members_change_is_made_once_and_answered_with_the_same_bytes,
     a_password_is_changed_once,
+    equal_changes_of_a_password_at_once_are_no_guesses,
     sessions_are_ended_once,
 );
 
@@ -109,6 +110,23 @@ async fn a_password_is_changed_once(database: Database) {
     assert_eq!(again.header("idempotency-original-correlation-id"), first.header("x-correlation-id"));
     assert_eq!(change("yet another passphrase").await.expect(422).problem(), "idempotency-key-reused");
     system.login(&member.email, "a quite different passphrase").await;
+}
+
+async fn equal_changes_of_a_password_at_once_are_no_guesses(database: Database) {
+    let system = System::start_on(database).await;
+    let member = system.found_organization().await;
+    let new = "a quite different passphrase";
+    let body = json!({ "currentPassword": PASSWORD, "newPassword": new });
+    let changes = (0..6)
+        .map(|_| keyed(&system, Method::POST, "/auth/password", &member.token, "password", body.clone()));
+    for changed in join_all(changes).await {
+        changed.expect(204);
+    }
+    // So many may be wrong before anybody has to wait.
+    for _ in 0..5 {
+        let guess = json!({ "email": member.email, "password": "not the passphrase" });
+        system.post("/auth/login", "", guess).await.expect(401);
+    }
 }
 
 async fn sessions_are_ended_once(database: Database) {

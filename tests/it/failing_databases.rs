@@ -4,17 +4,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use database::PingError;
+use futures_util::future::join_all;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::time::Instant;
 
+use crate::event_store;
 use crate::harness::compose::Service;
-use crate::harness::eventually;
 use crate::harness::process::program;
 use crate::harness::proxy::Proxy;
 use crate::harness::stack::{Stack, timed};
+use crate::harness::{Database, eventually};
 
 /// How long it may take until everything works again.
 const SECONDS: Duration = Duration::from_secs(5);
@@ -134,6 +137,36 @@ async fn a_database_that_another_process_has_locked_is_refused_in_time_and_then_
 }
 
 /// Waits until a write succeeds, which must be within seconds, and until the database passes its check.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_gets_nothing_done_is_told_and_a_busy_one_is_not() {
+    let (store, _tables) = event_store::open(Database::Sqlite).await;
+    store.ping().await.unwrap();
+    // Many write: those who ask have to wait, as everybody has.
+    let until = Instant::now() + Duration::from_secs(12);
+    let writes = (0..200).map(|_| async {
+        while Instant::now() < until {
+            if let Ok(transaction) = store.begin(event_store::HOME, event_store::soon()).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                transaction.commit().await.unwrap();
+            }
+        }
+    });
+    let asks = async {
+        while Instant::now() < until {
+            store.ping().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::join!(join_all(writes), asks);
+    // One writes, and does not come to its end.
+    let stuck = store.begin(event_store::HOME, event_store::soon()).await.unwrap();
+    let told = async || matches!(store.ping().await, Err(PingError::NotWritable(_)));
+    eventually("the health check tells it", told).await;
+    drop(stuck);
+    let well = async || store.ping().await.is_ok();
+    eventually("it goes on", well).await;
+}
+
 async fn recovers(stack: &Stack, what: &str) {
     let begun = Instant::now();
     eventually(what, || async { timed(stack.create("After")).await.status == 201 }).await;

@@ -71,6 +71,12 @@ impl Auth {
                 return Ok(());
             }
         }
+        // Another request with the same key may have changed it: then nobody guessed, and its answer is given.
+        if let Some(saving) = &finish.saving
+            && self.store.saved_answer(saving).await?.is_some()
+        {
+            return Err(Failure::Contended);
+        }
         Err(Failure::Refused(ChangePasswordError::WrongPassword))
     }
 }

@@ -45,10 +45,11 @@ impl PostgresAuthStore {
     }
 }
 
-const OLD_USERS: &str =
-    "SELECT id, organization_id, email FROM users WHERE octet_length(email) <> char_length(email)";
+const OLD_USERS: &str = "SELECT id, organization_id, email FROM users \
+     WHERE email_rules < 2 AND octet_length(email) <> char_length(email)";
 
-const OLD_INVITATIONS: &str = "SELECT token_hash, organization_id, email FROM invitations WHERE octet_length(email) <> char_length(email)";
+const OLD_INVITATIONS: &str = "SELECT token_hash, organization_id, email FROM invitations \
+     WHERE email_rules < 2 AND octet_length(email) <> char_length(email)";
 
 const INSERT_ORGANIZATION: &str =
     "INSERT INTO organizations (id, name, slug, created_at, name_key) VALUES ($1, $2, $3, $4, $5)";
@@ -58,13 +59,13 @@ const DELETE_OLD_ANSWERS: &str = "DELETE FROM saved_answers WHERE (scope, key_ha
      (SELECT scope, key_hash FROM saved_answers WHERE saved_at < $1 ORDER BY saved_at LIMIT 10 FOR UPDATE SKIP LOCKED)";
 
 const INSERT_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
-     role, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+     role, created_at, updated_at, email_rules) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 2)";
 
 /// Of several workers that start at once, the first writes the demo data.
 const SEED_ORGANIZATION: &str = "INSERT INTO organizations (id, name, slug, created_at, name_key) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
 
 const SEED_USER: &str = "INSERT INTO users (id, organization_id, email, password_hash, first_name, last_name, \
-     role, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+     role, created_at, updated_at, email_rules) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 2) \
      ON CONFLICT DO NOTHING";
 
 const EMAIL_EXISTS: &str = "SELECT 1 FROM users WHERE email = $1";
@@ -144,7 +145,7 @@ const USE_INVITATION: &str = "UPDATE invitations SET used_at = $1 \
      RETURNING organization_id, role";
 
 const INSERT_INVITATION: &str = "INSERT INTO invitations (token_hash, organization_id, email, role, created_by_id, \
-     expires_at) VALUES ($1, $2, $3, $4, $5, $6)";
+     expires_at, email_rules) VALUES ($1, $2, $3, $4, $5, $6, 2)";
 
 #[async_trait]
 impl AuthStore for PostgresAuthStore {

@@ -30,7 +30,7 @@ impl TryFrom<UserRow> for User {
     fn try_from(row: UserRow) -> Result<Self, StoreError> {
         Ok(Self {
             id: UserId(row.id),
-            email: Email::parse(&row.email).ok_or(StoreError::UnknownValue("email"))?,
+            email: Email::from_stored(row.email),
             first_name: row.first_name,
             last_name: row.last_name,
             role: role(&row.role)?,

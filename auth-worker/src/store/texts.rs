@@ -6,7 +6,8 @@ pub(super) const OLD_NAMES: &str = "SELECT id, name FROM organizations WHERE nam
 pub(super) const RENEW_NAME: &str =
     "UPDATE organizations SET name_key = $1 WHERE id = $2 AND name_key IS NULL";
 
-pub(super) const RENEW_USER: &str = "UPDATE users SET email = $1 WHERE id = $2 AND email = $3";
+pub(super) const RENEW_USER: &str =
+    "UPDATE users SET email = $1, email_rules = 2 WHERE id = $2 AND email = $3";
 
 pub(super) const RENEW_INVITATION: &str =
-    "UPDATE invitations SET email = $1 WHERE token_hash = $2 AND email = $3";
+    "UPDATE invitations SET email = $1, email_rules = 2 WHERE token_hash = $2 AND email = $3";

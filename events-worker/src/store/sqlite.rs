@@ -36,12 +36,12 @@ const SELECT_EVENT: &str = "SELECT id, organization_id, created_by_id, title, de
      FROM events WHERE id = ? AND organization_id = ?";
 
 const INSERT_EVENT: &str = "INSERT INTO events (id, organization_id, created_by_id, title, description, location, \
-     start_date, end_date, status, rejection_reason, created_at, updated_at, version, search_text, search_version) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 2) ON CONFLICT (id) DO NOTHING";
+     start_date, end_date, status, rejection_reason, created_at, updated_at, version, search_text, folded_version) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?13) ON CONFLICT (id) DO NOTHING";
 
-const UPDATE_EVENT: &str = "UPDATE events SET title = ?, description = ?, location = ?, start_date = ?, \
-     end_date = ?, status = ?, rejection_reason = ?, updated_at = ?, version = ?, search_text = ?, search_version = 2 \
-     WHERE id = ? AND organization_id = ? AND status = ? AND version = ?";
+const UPDATE_EVENT: &str = "UPDATE events SET title = ?1, description = ?2, location = ?3, start_date = ?4, \
+     end_date = ?5, status = ?6, rejection_reason = ?7, updated_at = ?8, version = ?9, search_text = ?10, folded_version = ?9 \
+     WHERE id = ?11 AND organization_id = ?12 AND status = ?13 AND version = ?14";
 
 const DELETE_EVENT: &str =
     "DELETE FROM events WHERE id = ? AND organization_id = ? AND status = ? AND version = ?";
@@ -64,9 +64,9 @@ const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE rowid IN \
 
 /// Events whose searchable text an earlier version has written. What is ASCII has always been folded like that.
 const SELECT_UNFOLDED: &str = "SELECT id, organization_id, title, description, version FROM events \
-     WHERE search_version < 2 AND length(CAST(search_text AS BLOB)) <> length(search_text) ORDER BY organization_id, id LIMIT $1";
+     WHERE folded_version IS NOT version AND length(CAST(search_text AS BLOB)) <> length(search_text) ORDER BY organization_id, id LIMIT $1";
 
-const FOLD_EVENT: &str = "UPDATE events SET search_text = $1, search_version = 2 \
+const FOLD_EVENT: &str = "UPDATE events SET search_text = $1, folded_version = version \
      WHERE id = $2 AND organization_id = $3 AND version = $4";
 
 #[async_trait]

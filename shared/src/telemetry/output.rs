@@ -3,7 +3,9 @@
 //! `tracing-appender` does the same, but for the end: its guard prints to standard output when its queue is full, and
 //! so waits for the very reader that has stalled.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
@@ -18,6 +20,8 @@ use crate::metrics::meter;
 const MAX_WAITING: usize = 4096;
 /// Lines are written together up to this size.
 const BATCH: usize = 64 * 1024;
+/// Between two attempts where output that takes nothing at the moment says so instead of waiting.
+const RETRY: Duration = Duration::from_millis(10);
 /// How long the last lines may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -37,6 +41,13 @@ struct Dropped {
     unsaid: AtomicU64,
 }
 
+impl Dropped {
+    fn count(&self, lines: u64) {
+        self.total.fetch_add(lines, Ordering::Relaxed);
+        self.unsaid.fetch_add(lines, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 enum Message {
     Line(String),
@@ -50,7 +61,8 @@ impl Output {
     /// # Errors
     /// When the system has no thread to give.
     pub(super) fn start() -> io::Result<Self> {
-        Self::to(io::stdout())
+        // Without the buffer of `Stdout`, which cannot tell how much of what it was given is written.
+        Self::to(File::from(io::stdout().as_fd().try_clone_to_owned()?))
     }
 
     pub(super) fn to(writer: impl Write + Send + 'static) -> io::Result<Self> {
@@ -68,8 +80,7 @@ impl Output {
     /// Hands a line over, or drops it when too many wait. Never blocks.
     pub(super) fn line(&self, line: String) {
         if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line)) {
-            self.dropped.total.fetch_add(1, Ordering::Relaxed);
-            self.dropped.unsaid.fetch_add(1, Ordering::Relaxed);
+            self.dropped.count(1);
         }
     }
 
@@ -117,8 +128,7 @@ fn write(waiting: &Receiver<Message>, mut writer: impl Write, dropped: &Dropped)
             }
             next = waiting.try_recv();
         }
-        // Whoever was to read it may be gone, and there is nobody else to tell.
-        let _ = writer.write_all(batch.as_bytes()).and_then(|()| writer.flush());
+        dropped.count(write_lines(&mut writer, &batch));
         batch.clear();
         let lines = dropped.unsaid.swap(0, Ordering::Relaxed);
         if lines > 0 {
@@ -128,10 +138,29 @@ fn write(waiting: &Receiver<Message>, mut writer: impl Write, dropped: &Dropped)
                  output was not read\",\"target\":\"{}\",\"dropped\":{lines}}}\n",
                 module_path!()
             );
-            let _ = writer.write_all(notice.as_bytes()).and_then(|()| writer.flush());
+            if write_lines(&mut writer, &notice) > 0 {
+                dropped.unsaid.fetch_add(lines, Ordering::Relaxed);
+            }
         }
         flushed.clear();
     }
+}
+
+/// Writes the lines, and returns how many of them nobody will read: whoever was to may be gone.
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
+fn write_lines(writer: &mut impl Write, lines: &str) -> u64 {
+    let mut left = lines.as_bytes();
+    while !left.is_empty() {
+        match writer.write(left) {
+            Ok(0) => break,
+            Ok(written) => left = &left[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Whoever shares the pipe with this process may have set it so.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY),
+            Err(_) => break,
+        }
+    }
+    left.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count() as u64
 }
 
 #[cfg(test)]
@@ -171,6 +200,38 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// An output of which every second attempt takes ten bytes, and the others none, until it breaks.
+    #[derive(Clone, Default)]
+    struct Moody(Arc<Mutex<(bool, Vec<u8>)>>);
+
+    impl Write for Moody {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let (takes, read) = &mut *self.0.lock().unwrap();
+            *takes = !*takes;
+            if read.len() >= 40 {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if !*takes {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let taken = bytes.len().min(10);
+            read.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn output_that_takes_nothing_for_a_moment_loses_nothing_and_what_is_lost_is_counted() {
+        let moody = Moody::default();
+        assert_eq!(write_lines(&mut moody.clone(), "one line of text\nanother\n"), 0);
+        assert_eq!(moody.0.lock().unwrap().1, b"one line of text\nanother\n");
+        assert_eq!(write_lines(&mut moody.clone(), "twenty bytes of it.\ncut off\nthird\n"), 2);
     }
 
     #[tokio::test]

@@ -46,7 +46,8 @@ pub enum InviteError {
 }
 
 impl OperationError for InviteError {
-    const PROBLEMS: &'static [ProblemType] = &[ProblemType::Forbidden, ProblemType::EmailTaken];
+    const PROBLEMS: &'static [ProblemType] =
+        &[ProblemType::Forbidden, ProblemType::EmailTaken, ProblemType::AnswerGiven];
 
     fn into_problem(self) -> Problem {
         match self {

@@ -143,6 +143,11 @@ impl Email {
         (acceptable && EmailAddress::parse_with_options(&normal, options).is_ok()).then_some(Self(normal))
     }
 
+    /// An address as it is stored. Rules that were less strict may have accepted it: whoever has it keeps it.
+    pub const fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
     /// The address, for the store and for responses to its owner.
     pub fn as_str(&self) -> &str {
         &self.0

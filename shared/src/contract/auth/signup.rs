@@ -73,7 +73,8 @@ pub enum SignupError {
 }
 
 impl OperationError for SignupError {
-    const PROBLEMS: &'static [ProblemType] = &[ProblemType::EmailTaken, ProblemType::OrganizationTaken];
+    const PROBLEMS: &'static [ProblemType] =
+        &[ProblemType::EmailTaken, ProblemType::OrganizationTaken, ProblemType::AnswerGiven];
 
     fn into_problem(self) -> Problem {
         match self {
