@@ -8,6 +8,7 @@ use sqlx::{Database, Error, Pool, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::time::Instant;
 
+use crate::places::Places;
 use crate::{Statements, leaves_usable};
 
 /// After a connection had to be closed, those that are older than that are looked at before they are used, for
@@ -39,19 +40,26 @@ pub(crate) struct Connection<DB: Database> {
     /// Closed when dropped.
     unusable: bool,
     in_transaction: bool,
+    keeps_statements: bool,
     suspicion: Suspicion,
 }
 
 impl<DB: Database> Connection<DB> {
-    /// Takes a connection from `pool`, whose others fall under `suspicion` when this one fails.
-    pub(crate) async fn acquire(pool: &Pool<DB>, suspicion: &Suspicion) -> Result<Self, Error> {
+    /// Takes a connection from the pool of these places, whose others fall under suspicion when this one fails.
+    pub(crate) async fn acquire(pool: &Pool<DB>, places: &Places) -> Result<Self, Error> {
         let inner = pool.acquire().await?;
-        Ok(Self { inner, unusable: false, in_transaction: false, suspicion: suspicion.clone() })
+        Ok(Self {
+            inner,
+            unusable: false,
+            in_transaction: false,
+            keeps_statements: places.keeps_statements,
+            suspicion: places.suspicion.clone(),
+        })
     }
 
     /// The connection, for a statement.
     pub(crate) fn statements(&mut self) -> Statements<'_, DB> {
-        Statements::new(&mut *self.inner, &mut self.unusable)
+        Statements::new(&mut *self.inner, &mut self.unusable, self.keeps_statements)
     }
 
     /// Has the pool replace it.

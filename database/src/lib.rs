@@ -61,8 +61,8 @@ pub enum StoreError {
     Unavailable(#[source] sqlx::Error),
     /// A pooler between the worker and Postgres loses prepared statements; nothing was done.
     #[error(
-        "prepared statements get lost on their way to Postgres, as PgBouncer in transaction mode loses them: use its \
-         session mode, or version 1.21 or later with max_prepared_statements ({0})"
+        "prepared statements get lost on their way to Postgres, as PgBouncer in transaction mode loses them: let it keep \
+         them (1.21 or later, max_prepared_statements), or set EVENTBOARD_DATABASE_STATEMENT_CACHE=0 ({0})"
     )]
     Pooler(#[source] sqlx::Error),
     /// A transaction could not begin in time, because the database is locked or does not answer; nothing was done.

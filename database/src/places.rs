@@ -25,6 +25,9 @@ pub(crate) struct Places {
     free: Arc<Semaphore>,
     pool: PoolName,
     pub(crate) suspicion: Suspicion,
+    /// Whether the server keeps a prepared statement for the connection that prepared it. Behind a pooler that
+    /// gives each transaction another server connection, nothing outlives a transaction.
+    pub(crate) keeps_statements: bool,
     committed: Arc<AtomicU64>,
 }
 
@@ -50,6 +53,7 @@ impl Places {
             free: Arc::new(Semaphore::new(free)),
             pool,
             suspicion: Suspicion::default(),
+            keeps_statements: true,
             committed: Arc::default(),
         }
     }
@@ -81,13 +85,13 @@ impl Places {
     /// A connection for statements that stand alone.
     pub(crate) async fn connect<DB: Database>(&self, pool: &Pool<DB>) -> Result<Lease<DB>, StoreError> {
         let place = self.take(None).await?;
-        Ok(Lease { connection: Connection::acquire(pool, &self.suspicion).await?, _place: place })
+        Ok(Lease { connection: Connection::acquire(pool, self).await?, _place: place })
     }
 }
 
 /// A connection, for as long as this is held.
 pub struct Lease<DB: Database> {
-    connection: Connection<DB>,
+    pub(crate) connection: Connection<DB>,
     _place: Place,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnectionMetadata;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection as _, Executor, PgPool, SqlSafeStr};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, PgPool, Row, SqlSafeStr};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -38,6 +38,14 @@ const ACTING_ORGANIZATION: &str = "eventboard.organization_id";
 /// way. By statement, not at start-up: PgBouncer refuses start-up parameters that it does not know.
 const SESSION: &str = "SET statement_timeout = '5s'; SET idle_in_transaction_session_timeout = '15s'";
 
+/// The same for one look-up, where settings do not outlive a transaction.
+const LOOK_UP: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '5s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '15s'";
+
+/// One process at a time brings the schema up to date. Held until the transaction ends, not the session, which a
+/// pooler may share.
+const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(6061746571)";
+
 /// An open Postgres database. Cloning shares its connections.
 #[derive(Debug, Clone)]
 pub struct Postgres {
@@ -61,7 +69,52 @@ async fn is_usable(
 }
 
 async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    Ok(!sqlx::query_scalar::<_, bool>(TAKES_NO_WRITES).fetch_one(connection).await?)
+    Ok(!connection.fetch_one(TAKES_NO_WRITES).await?.try_get::<bool, _>(0)?)
+}
+
+/// Whether a connection may be given a prepared statement that it knows the next time.
+fn keeps_statements(options: &PgConnectOptions) -> bool {
+    let url = options.to_url_lossy();
+    !url.query_pairs().any(|(name, value)| name == "statement-cache-capacity" && value == "0")
+}
+
+/// Fails when prepared statements get lost between here and the server. One of another connection with the same name
+/// would be executed in its place.
+async fn check_statements(options: PgConnectOptions) -> Result<(), StoreError> {
+    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = pool.connect_lazy_with(options);
+    let takes_turns = async {
+        let (mut one, mut other) = (pool.acquire().await?, pool.acquire().await?);
+        sqlx::query("SELECT 1").execute(&mut *one).await?;
+        // A pooler in transaction mode gives this one the server connection that the first one had.
+        let _turn = other.begin().await?;
+        sqlx::query("SELECT 1").execute(&mut *one).await
+    };
+    let result = match tokio::time::timeout(ACQUIRE_TIMEOUT, takes_turns).await {
+        Ok(Err(error)) => match StoreError::from(error) {
+            error @ StoreError::Pooler(_) => Err(error),
+            // Shows up again where it matters.
+            _ => Ok(()),
+        },
+        // There is one connection to the server: its statements are always there.
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    };
+    pool.close().await;
+    result
+}
+
+/// Applies what is missing, all of it or nothing.
+async fn migrate(pool: &PgPool, migrations: &mut Migrator, keeps_statements: bool) -> Result<(), OpenError> {
+    let mut transaction = pool.begin().await?;
+    transaction.execute(LOCK_SCHEMA).await?;
+    // The migrator names its statements; others of these names may be on a server connection that is shared.
+    let forget = if keeps_statements { "" } else { "DEALLOCATE ALL" };
+    transaction.execute(forget).await?;
+    migrations.set_locking(false);
+    migrations.run_direct(None, &mut *transaction, false).await?;
+    transaction.execute(forget).await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 impl Postgres {
@@ -92,16 +145,19 @@ impl Postgres {
             }
         }
         tolerate_newer(&mut migrations);
-        migrations.run(&migrating).await?;
-        let exempt: bool =
-            sqlx::query_scalar(IS_EXEMPT).fetch_one(&migrating).await.map_err(StoreError::from)?;
-        if exempt {
+        let keeps_statements = keeps_statements(&options);
+        migrate(&migrating, &mut migrations, keeps_statements).await?;
+        if migrating.fetch_one(IS_EXEMPT).await?.try_get(0)? {
             tracing::warn!(
                 "the database user is exempt from row-level security; give the worker another one"
             );
         }
         migrating.close().await;
-        let places = Places::new("all", connections);
+        if keeps_statements {
+            check_statements(options.clone()).await?;
+        }
+        let mut places = Places::new("all", connections);
+        places.keeps_statements = keeps_statements;
         let pool = PgPoolOptions::new()
             .max_connections(connections + FOR_PINGS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -121,8 +177,9 @@ impl Postgres {
                     answer.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
                 })
             })
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) })
+            .after_connect(move |connection, _| {
+                let settings = if keeps_statements { SESSION } else { "" };
+                Box::pin(async move { connection.execute(settings).await.map(|_| ()) })
             })
             .connect_lazy_with(options);
         Ok(Self { pool, places })
@@ -135,11 +192,9 @@ impl Postgres {
     pub async fn ping(&self) -> Result<(), PingError> {
         let unreachable = |error: sqlx::Error| PingError::Unreachable(error.into());
         // Past those who wait for a place: that there are many says nothing about the server.
-        let mut connection =
-            Connection::acquire(&self.pool, &self.places.suspicion).await.map_err(unreachable)?;
-        let read_only =
-            sqlx::query_scalar::<_, bool>(TAKES_NO_WRITES).fetch_one(connection.statements()).await;
-        if read_only.map_err(unreachable)? {
+        let mut connection = Connection::acquire(&self.pool, &self.places).await.map_err(unreachable)?;
+        let read_only = connection.statements().fetch_one(TAKES_NO_WRITES).await;
+        if read_only.and_then(|row| row.try_get(0)).map_err(unreachable)? {
             connection.close();
             return Err(PingError::NotWritable(None));
         }
@@ -151,7 +206,12 @@ impl Postgres {
     /// # Errors
     /// [`StoreError`].
     pub async fn connection(&self) -> Result<Lease<sqlx::Postgres>, StoreError> {
-        self.places.connect(&self.pool).await
+        let mut lease = self.places.connect(&self.pool).await?;
+        if !self.places.keeps_statements {
+            // Between preparing and executing, a pooler may go on with another server connection.
+            lease.connection.begin(LOOK_UP.into_sql_str()).await?;
+        }
+        Ok(lease)
     }
 
     /// Begins a transaction whose statements the server gives up at `deadline`. Dropping it undoes it.
@@ -200,7 +260,10 @@ impl Postgres {
         // Zero would mean no limit at all.
         let remaining = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
         // One round trip; nothing but numbers and ids is put into the text.
-        let statement = format!("{begin}; SET LOCAL statement_timeout = {remaining}");
+        let mut statement = format!("{begin}; SET LOCAL statement_timeout = {remaining}");
+        if !self.places.keeps_statements {
+            statement += "; SET LOCAL idle_in_transaction_session_timeout = '15s'";
+        }
         let statement = AssertSqlSafe(statement).into_sql_str();
         BoundedTransaction::begin(&self.places, &self.pool, statement, deadline).await
     }

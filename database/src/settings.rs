@@ -28,7 +28,7 @@ pub struct DatabaseSettings {
     /// Connections to Postgres this process may use at once
     #[arg(long, env = "EVENTBOARD_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
-    /// Prepared statements kept per connection to Postgres; 0 keeps none, as PgBouncer before 1.21 needs it
+    /// Prepared statements kept per connection to Postgres; 0 keeps none, for a PgBouncer in transaction mode that keeps none either
     #[arg(long, env = "EVENTBOARD_DATABASE_STATEMENT_CACHE", default_value_t = 100)]
     pub database_statement_cache: usize,
 }

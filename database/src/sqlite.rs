@@ -116,8 +116,7 @@ impl Sqlite {
     pub async fn ping(&self) -> Result<(), PingError> {
         // Counts the schema's objects: a constant would not touch the file.
         let unreachable = |error: sqlx::Error| PingError::Unreachable(error.into());
-        let mut reader =
-            Connection::acquire(&self.readers, &self.read_places.suspicion).await.map_err(unreachable)?;
+        let mut reader = Connection::acquire(&self.readers, &self.read_places).await.map_err(unreachable)?;
         let count = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(reader.statements()).await;
         count.map_err(unreachable)?;
         if !self.written.are_due(Instant::now()) {

@@ -16,16 +16,23 @@ pub struct Statements<'c, DB: Database> {
     connection: &'c mut DB::Connection,
     /// Set by an error after which the connection must not be used any more.
     unusable: &'c mut bool,
+    /// Whether what is prepared is kept for the next time.
+    keeps_statements: bool,
 }
 
 impl<'c, DB: Database> Statements<'c, DB> {
-    pub(crate) fn new(connection: &'c mut DB::Connection, unusable: &'c mut bool) -> Self {
-        Self { connection, unusable }
+    pub(crate) fn new(
+        connection: &'c mut DB::Connection,
+        unusable: &'c mut bool,
+        keeps_statements: bool,
+    ) -> Self {
+        Self { connection, unusable, keeps_statements }
     }
 
     /// The same connection, for one statement of several.
     pub fn reborrow(&mut self) -> Statements<'_, DB> {
-        Statements { connection: self.connection, unusable: self.unusable }
+        let Self { connection, unusable, keeps_statements } = self;
+        Statements { connection, unusable, keeps_statements: *keeps_statements }
     }
 }
 
@@ -43,9 +50,9 @@ struct Seen<DB: Database> {
 }
 
 impl<DB: Database> Seen<DB> {
-    fn of<'q>(mut query: impl Execute<'q, DB>) -> Result<Self, Error> {
+    fn of<'q>(mut query: impl Execute<'q, DB>, keeps_statements: bool) -> Result<Self, Error> {
         let arguments = query.take_arguments().map_err(Error::Encode)?;
-        let persistent = query.persistent();
+        let persistent = keeps_statements && query.persistent();
         Ok(Self { text: query.sql(), arguments, persistent })
     }
 
@@ -87,10 +94,10 @@ where
         'c: 'e,
         E: 'q + Execute<'q, DB>,
     {
-        match Seen::of(query) {
+        match Seen::of(query, self.keeps_statements) {
             Ok(seen) => {
                 let mut measured = seen.measure();
-                let Self { connection, unusable } = self;
+                let Self { connection, unusable, .. } = self;
                 let results = connection.fetch_many(seen);
                 let see = move |result: &Result<Either<_, _>, Error>| match result {
                     Ok(Either::Right(_)) => measured.returned_row(),
@@ -112,7 +119,7 @@ where
         E: 'q + Execute<'q, DB>,
     {
         Box::pin(async move {
-            let seen = Seen::of(query)?;
+            let seen = Seen::of(query, self.keeps_statements)?;
             let mut measured = seen.measure();
             let result = self.connection.fetch_optional(seen).await;
             match &result {

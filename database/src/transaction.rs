@@ -40,7 +40,7 @@ impl<DB: Database> BoundedTransaction<DB> {
         let place = place?;
         let mut measured = Measured::transaction::<DB>("BEGIN");
         let begin = async {
-            let mut connection = Connection::acquire(pool, &places.suspicion).await?;
+            let mut connection = Connection::acquire(pool, places).await?;
             connection.begin(statement).await?;
             Ok(connection)
         };

@@ -208,7 +208,7 @@ fn local(directory: &Path, port: u16) -> PgConnectOptions {
 }
 
 /// Postgres runs as this user; `None` is the one who runs the tests.
-fn user() -> Option<u32> {
+pub(super) fn user() -> Option<u32> {
     geteuid().is_root().then_some(UNPRIVILEGED)
 }
 

@@ -45,7 +45,7 @@ pub async fn open(database: Database) -> (Arc<dyn EventStore>, Tables) {
 }
 
 /// The events at home with this text.
-pub async fn found_by(store: &dyn EventStore, term: &str) -> Vec<Event> {
+pub async fn found_by(store: &dyn EventStore, term: &str) -> Result<Vec<Event>, StoreError> {
     let query = ListQuery {
         organization: HOME,
         only_visible_to: None,
@@ -58,7 +58,7 @@ pub async fn found_by(store: &dyn EventStore, term: &str) -> Vec<Event> {
         limit: 10,
         begin: PageBegin::Skip(0),
     };
-    store.list(&query, soon()).await.unwrap().events
+    Ok(store.list(&query, soon()).await?.events)
 }
 
 pub fn soon() -> Instant {

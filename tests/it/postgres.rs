@@ -10,16 +10,26 @@ use shared::contract::events::{Event, EventStatus};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::Instant;
 
-use super::event_store::{HOME, event, insert, open, soon};
+use super::event_store::{HOME, event, found_by, insert, open, soon};
+use crate::harness::pgbouncer::{CONNECTIONS, PgBouncer};
 use crate::harness::postgres::Postgres;
 use crate::harness::{Database, eventually};
 
 async fn connect(url: SecretString) -> PostgresEventStore {
-    let settings = DatabaseSettings::at(Some(url));
+    open_at(url, 4, 100).await.unwrap()
+}
+
+async fn open_at(
+    url: SecretString,
+    connections: u32,
+    statement_cache: usize,
+) -> Result<PostgresEventStore, OpenError> {
+    let mut settings = DatabaseSettings::at(Some(url));
+    settings.database_statement_cache = statement_cache;
     let Ok(DatabaseUrl::Postgres(options)) = settings.resolve("unused".as_ref()) else {
         panic!("no Postgres")
     };
-    PostgresEventStore::open(*options, 4).await.unwrap()
+    PostgresEventStore::open(*options, connections).await
 }
 
 fn approved(event: &Event) -> Event {
@@ -169,4 +179,58 @@ async fn several_workers_migrate_one_database_at_once() {
     let stores = futures_util::future::join_all(stores).await;
     insert(&stores[0], &event(1)).await;
     assert!(stores[3].find(event(1).organization_id, event(1).id).await.unwrap().is_some());
+}
+
+/// Reads, lists and changes events of its own, several at once.
+async fn use_together(stores: &[PostgresEventStore]) -> Result<(), StoreError> {
+    let uses = (0..16_u32).map(|number| {
+        let store = &stores[usize::try_from(number).unwrap() % stores.len()];
+        async move {
+            let first = Event { title: format!("Number {number}."), ..event(u128::from(number) + 1) };
+            for _ in 0..4 {
+                let mut transaction = store.begin(HOME, soon()).await?;
+                transaction.insert(&first).await?;
+                transaction.commit().await?;
+                assert_eq!(store.find(HOME, first.id).await?.as_ref(), Some(&first));
+                assert_eq!(found_by(store, &first.title).await?, std::slice::from_ref(&first));
+                let next = approved(&first);
+                let mut transaction = store.begin(HOME, soon()).await?;
+                assert!(transaction.replace(&next, first.status, first.version).await?);
+                transaction.commit().await?;
+                let mut transaction = store.begin(HOME, soon()).await?;
+                assert!(transaction.remove(&next).await?);
+                transaction.commit().await?;
+            }
+            Ok(())
+        }
+    });
+    futures_util::future::try_join_all(uses).await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_share_connections_behind_a_pooler() {
+    let server = Postgres::shared().await;
+    for (mode, statement_cache) in [("session", 100), ("session", 0), ("transaction", 0)] {
+        let (pooler, url) = (PgBouncer::start(server, mode).await, server.database().await);
+        // In session mode a connection to the server is somebody's own; one more is for health checks.
+        let connections = if mode == "session" { CONNECTIONS / 2 - 1 } else { 2 * CONNECTIONS };
+        let worker = || open_at(pooler.through(&url), connections, statement_cache);
+        let stores = tokio::try_join!(worker(), worker()).unwrap();
+        let stores = [stores.0, stores.1];
+        use_together(&stores).await.unwrap_or_else(|error| panic!("{mode} {statement_cache}: {error}"));
+        for store in &stores {
+            store.ping().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_loses_prepared_statements_is_named_at_the_start() {
+    let server = Postgres::shared().await;
+    let (pooler, url) = (PgBouncer::start(server, "transaction").await, server.database().await);
+    let Err(OpenError::Store(error)) = open_at(pooler.through(&url), 4, 100).await.map(|_| ()) else {
+        panic!("it serves")
+    };
+    assert!(matches!(error, StoreError::Pooler(_)), "{error:?}");
+    assert!(error.to_string().contains("EVENTBOARD_DATABASE_STATEMENT_CACHE=0"), "{error}");
 }
