@@ -168,7 +168,9 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn AuthStore>> {
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteAuthStore::open(&path).await?),
         DatabaseUrl::Postgres(options) => {
             let options = options.application_name("eventboard-auth-worker");
-            Arc::new(PostgresAuthStore::open(options, config.database.database_connections).await?)
+            let settings = &config.database;
+            let (connections, cache) = (settings.database_connections, settings.database_statement_cache);
+            Arc::new(PostgresAuthStore::open(options, connections, cache).await?)
         }
     })
 }

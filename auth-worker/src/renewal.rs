@@ -21,13 +21,24 @@ pub(crate) struct Renewal {
 }
 
 impl Renewal {
-    /// Renews every text that an earlier version has written. One whose form another row has already is left as it is.
+    /// Renews every text whose form is another one. One whose form another row has already is left as it is.
     ///
     /// # Errors
     /// [`StoreError`].
     pub(crate) async fn renew(&mut self, store: &dyn AuthStore) -> Result<(), StoreError> {
+        self.renew_if(store, |text, form| !text.is(form)).await
+    }
+
+    async fn renew_if(
+        &mut self,
+        store: &dyn AuthStore,
+        wanted: impl Fn(&OldText, &str) -> bool + Send,
+    ) -> Result<(), StoreError> {
         for text in store.old_texts().await? {
             let form = text.form();
+            if form.as_deref().is_some_and(|form| !wanted(&text, form)) {
+                continue;
+            }
             let renewed = match &form {
                 Some(form) => store.renew_text(&text, form, Instant::now() + TIMEOUT).await?,
                 None => false,
@@ -55,13 +66,14 @@ impl Renewal {
         Ok(())
     }
 
-    /// Goes on renewing: workers of an earlier version may run beside this one for a while.
+    /// Goes on renewing, what is in its form already included: workers of an earlier version may run beside this one
+    /// for a while.
     pub(crate) async fn keep_renewing(mut self, store: &dyn AuthStore) -> ! {
         loop {
-            tokio::time::sleep(INTERVAL).await;
-            if let Err(error) = self.renew(store).await {
+            if let Err(error) = self.renew_if(store, |_, _| true).await {
                 tracing::warn!(%error, "could not renew stored texts");
             }
+            tokio::time::sleep(INTERVAL).await;
         }
     }
 }

@@ -206,6 +206,15 @@ impl OldText {
             }
         }
     }
+
+    /// Whether this is what stands in the row already.
+    pub(crate) fn is(&self, form: &str) -> bool {
+        match self {
+            // The name stays; its form stands beside it, and is missing.
+            Self::Organization(..) => false,
+            Self::User(_, _, Address(address)) | Self::Invitation(_, _, Address(address)) => address == form,
+        }
+    }
 }
 
 /// A user about to exist.

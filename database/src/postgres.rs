@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnectionMetadata;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, PgPool, Row, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, PgPool, Row, SqlSafeStr};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -42,6 +42,10 @@ const SESSION: &str = "SET statement_timeout = '5s'; SET idle_in_transaction_ses
 const LOOK_UP: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '5s'; \
     SET LOCAL idle_in_transaction_session_timeout = '15s'";
 
+/// Migrations may take longer than any request, and see what the one before them has done.
+const MIGRATE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0; \
+    SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = '60s'";
+
 /// One process at a time brings the schema up to date. Held until the transaction ends, not the session, which a
 /// pooler may share.
 const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(6061746571)";
@@ -72,46 +76,66 @@ async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error
     Ok(!connection.fetch_one(TAKES_NO_WRITES).await?.try_get::<bool, _>(0)?)
 }
 
-/// Whether a connection may be given a prepared statement that it knows the next time.
-fn keeps_statements(options: &PgConnectOptions) -> bool {
-    let url = options.to_url_lossy();
-    !url.query_pairs().any(|(name, value)| name == "statement-cache-capacity" && value == "0")
-}
-
 /// Fails when prepared statements get lost between here and the server. One of another connection with the same name
 /// would be executed in its place.
 async fn check_statements(options: PgConnectOptions) -> Result<(), StoreError> {
     let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(ACQUIRE_TIMEOUT);
     let pool = pool.connect_lazy_with(options);
-    let takes_turns = async {
+    let mark = Uuid::new_v4().to_string();
+    let marked = format!("SELECT '{mark}'");
+    let returns_mark = async |connection: &mut PgConnection| {
+        let query = sqlx::query_scalar::<_, String>(AssertSqlSafe(marked.clone()));
+        match query.fetch_one(connection).await {
+            Ok(returned) if returned == mark => Ok(()),
+            Err(error) if !is_misplaced(&error) => Err(error.into()),
+            Ok(_) => Err(StoreError::Pooler(sqlx::Error::Protocol("another statement was executed".into()))),
+            Err(error) => Err(StoreError::Pooler(error)),
+        }
+    };
+    let take_turns = async {
         let (mut one, mut other) = (pool.acquire().await?, pool.acquire().await?);
-        sqlx::query("SELECT 1").execute(&mut *one).await?;
+        returns_mark(&mut one).await?;
         // A pooler in transaction mode gives this one the server connection that the first one had.
         let _turn = other.begin().await?;
-        sqlx::query("SELECT 1").execute(&mut *one).await
+        returns_mark(&mut one).await
     };
-    let result = match tokio::time::timeout(ACQUIRE_TIMEOUT, takes_turns).await {
-        Ok(Err(error)) => match StoreError::from(error) {
-            error @ StoreError::Pooler(_) => Err(error),
-            // Shows up again where it matters.
-            _ => Ok(()),
-        },
-        // There is one connection to the server: its statements are always there.
-        Ok(Ok(_)) | Err(_) => Ok(()),
+    let result = match tokio::time::timeout(ACQUIRE_TIMEOUT, take_turns).await {
+        Ok(Err(error @ StoreError::Pooler(_))) => Err(error),
+        // Whatever else fails shows up again where it matters. Without an answer there is one connection to the
+        // server, where its statements always are.
+        Ok(_) | Err(_) => Ok(()),
     };
-    pool.close().await;
+    // Nothing of these connections is waited for if they hang.
+    let _ = tokio::time::timeout(RELEASE_TIMEOUT, pool.close()).await;
     result
 }
 
+/// Whether an error says that a statement was not where it was prepared, or another one stood in its place.
+fn is_misplaced(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("26000" | "42P05" | "08P01"))
+        || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound)
+}
+
 /// Applies what is missing, all of it or nothing.
-async fn migrate(pool: &PgPool, migrations: &mut Migrator, keeps_statements: bool) -> Result<(), OpenError> {
-    let mut transaction = pool.begin().await?;
-    transaction.execute(LOCK_SCHEMA).await?;
+async fn migrate(pool: &PgPool, migrations: &Migrator, keeps_statements: bool) -> Result<(), OpenError> {
+    let begun = async {
+        let mut transaction = pool.begin_with(MIGRATE).await?;
+        transaction.execute(LOCK_SCHEMA).await?;
+        Ok(transaction)
+    };
+    let mut transaction = begun.await.map_err(|error: sqlx::Error| {
+        if is_refusal(&error) { OpenError::Refused(error) } else { StoreError::from(error).into() }
+    })?;
     // The migrator names its statements; others of these names may be on a server connection that is shared.
     let forget = if keeps_statements { "" } else { "DEALLOCATE ALL" };
     transaction.execute(forget).await?;
-    migrations.set_locking(false);
-    migrations.run_direct(None, &mut *transaction, false).await?;
+    migrations.run_direct(None, &mut *transaction, false).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if is_misplaced(&error) => {
+            StoreError::Pooler(error).into()
+        }
+        error => OpenError::Migrate(error),
+    })?;
     transaction.execute(forget).await?;
     transaction.commit().await?;
     Ok(())
@@ -126,27 +150,26 @@ impl Postgres {
     pub async fn open(
         options: PgConnectOptions,
         connections: u32,
+        statement_cache: usize,
         mut migrations: Migrator,
     ) -> Result<Self, OpenError> {
-        // Migrations may take longer than any request: they get a connection without a timeout.
+        let keeps_statements = statement_cache > 0;
+        let options = options.statement_cache_capacity(statement_cache);
+        tolerate_newer(&mut migrations);
+        // A lock that ends with the transaction takes the place of the migrator's own, which ends with the session.
+        migrations.set_locking(false);
         let migrating = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
         let migrating = migrating.connect_lazy_with(options.clone());
         loop {
-            match migrating.acquire().await {
-                Ok(_) => break,
-                Err(error) if is_refusal(&error) => return Err(OpenError::Refused(error)),
-                Err(error) => match StoreError::from(error) {
-                    StoreError::Unavailable(error) => {
-                        tracing::warn!(%error, "waiting for Postgres");
-                        tokio::time::sleep(CONNECT_RETRY_DELAY).await;
-                    }
-                    error => return Err(error.into()),
-                },
+            match migrate(&migrating, &migrations, keeps_statements).await {
+                Ok(()) => break,
+                Err(OpenError::Store(StoreError::Unavailable(error))) => {
+                    tracing::warn!(%error, "waiting for Postgres");
+                    tokio::time::sleep(CONNECT_RETRY_DELAY).await;
+                }
+                Err(error) => return Err(error),
             }
         }
-        tolerate_newer(&mut migrations);
-        let keeps_statements = keeps_statements(&options);
-        migrate(&migrating, &mut migrations, keeps_statements).await?;
         if migrating.fetch_one(IS_EXEMPT).await?.try_get(0)? {
             tracing::warn!(
                 "the database user is exempt from row-level security; give the worker another one"

@@ -71,8 +71,7 @@ impl DatabaseSettings {
                     *options = options.password(password.expose_secret());
                 }
                 // No number here has fractions, and PgBouncer refuses a start-up parameter that it does not know.
-                *options =
-                    options.extra_float_digits(None).statement_cache_capacity(self.database_statement_cache);
+                *options = options.extra_float_digits(None);
                 Ok(DatabaseUrl::Postgres(options))
             }
             url => Ok(url),

@@ -122,20 +122,18 @@ impl Sqlite {
         if !self.written.are_due(Instant::now()) {
             return Ok(());
         }
+        // Whoever asks may not wait for as long as a disk that hangs takes.
+        self.written.failing.store(true, Ordering::Relaxed);
         let written = self.write_nothing().await;
         let others_have_written = self.written.others_have(self.write_places.committed());
         match written {
-            Ok(()) => {
-                self.written.failing.store(false, Ordering::Relaxed);
-                Ok(())
-            }
+            Ok(()) => {}
             // There is no room among those who write, and they get on.
-            Err(StoreError::Busy) if others_have_written => Ok(()),
-            Err(error) => {
-                self.written.failing.store(true, Ordering::Relaxed);
-                Err(PingError::NotWritable(Some(error)))
-            }
+            Err(StoreError::Busy | StoreError::NotBegun | StoreError::Expired) if others_have_written => {}
+            Err(error) => return Err(PingError::NotWritable(Some(error))),
         }
+        self.written.failing.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Commits a page that is what it was.

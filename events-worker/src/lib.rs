@@ -112,7 +112,9 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn EventStore>> {
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteEventStore::open(&path).await?),
         DatabaseUrl::Postgres(options) => {
             let options = options.application_name("eventboard-events-worker");
-            Arc::new(PostgresEventStore::open(options, config.database.database_connections).await?)
+            let settings = &config.database;
+            let (connections, cache) = (settings.database_connections, settings.database_statement_cache);
+            Arc::new(PostgresEventStore::open(options, connections, cache).await?)
         }
     })
 }

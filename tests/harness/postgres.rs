@@ -178,6 +178,11 @@ impl Postgres {
         PgConnection::connect_with(&options).await.expect("a connection")
     }
 
+    /// Where its socket is.
+    pub fn directory(&self) -> &str {
+        self.directory.to_str().expect("a path that is text")
+    }
+
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port

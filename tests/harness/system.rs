@@ -438,6 +438,23 @@ fn member(answer: &Answer) -> Member {
     }
 }
 
+/// An auth worker that keeps everything in `data_dir`.
+pub fn auth_worker_at(nats: NatsSettings, data_dir: PathBuf) -> auth_worker::Config {
+    auth_worker::Config {
+        admin: ANY_PORT,
+        nats,
+        database: DatabaseSettings::at(None),
+        data_dir,
+        signing_key: None,
+        signing_key_file: None,
+        password_pepper: None,
+        password_pepper_file: None,
+        password_threads: None,
+        demo: false,
+        env: Environment::Development,
+    }
+}
+
 async fn start_worker(
     name: &'static str,
     url: &str,
@@ -453,19 +470,7 @@ async fn start_worker(
     let (nats, data_dir) = (NatsSettings::at(url.to_owned()), PathBuf::from(directory));
     let task = match name {
         "auth-worker" => {
-            let config = auth_worker::Config {
-                admin: ANY_PORT,
-                nats,
-                database,
-                data_dir,
-                signing_key: None,
-                signing_key_file: None,
-                password_pepper: None,
-                password_pepper_file: None,
-                password_threads: None,
-                demo: true,
-                env: Environment::Development,
-            };
+            let config = auth_worker::Config { database, demo: true, ..auth_worker_at(nats, data_dir) };
             tokio::spawn(auth_worker::run(config, signal, stop.clone()))
         }
         _ => {

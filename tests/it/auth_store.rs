@@ -39,7 +39,7 @@ async fn open(database: Database) -> (Arc<dyn AuthStore>, Tables) {
     let tables = Tables::fresh(database).await;
     let store: Arc<dyn AuthStore> = match tables.settings() {
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteAuthStore::open(&path).await.unwrap()),
-        DatabaseUrl::Postgres(options) => Arc::new(PostgresAuthStore::open(*options, 10).await.unwrap()),
+        DatabaseUrl::Postgres(options) => Arc::new(PostgresAuthStore::open(*options, 10, 100).await.unwrap()),
     };
     (store, tables)
 }

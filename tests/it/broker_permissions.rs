@@ -4,13 +4,14 @@ use std::path::Path;
 
 use eventboard::broker::Broker;
 use eventboard::runner::provision;
-use shared::settings::{Environment, NatsSettings};
+use shared::settings::NatsSettings;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::broker;
+use crate::harness::system::auth_worker_at;
 
 const USERS: [&str; 5] = ["gateway", "auth-worker", "events-worker", "provision", "ops"];
 
@@ -226,19 +227,7 @@ async fn a_reply_subject_makes_no_worker_publish_where_its_sender_may_not() {
     provision(&settings("provision"), 1).await.unwrap();
     let (ready, is_ready) = oneshot::channel();
     let stop = CancellationToken::new();
-    let config = auth_worker::Config {
-        admin: "127.0.0.1:0".parse().unwrap(),
-        nats: settings("auth-worker"),
-        database: database::DatabaseSettings::at(None),
-        data_dir: directory.path().to_owned(),
-        signing_key: None,
-        signing_key_file: None,
-        password_pepper: None,
-        password_pepper_file: None,
-        password_threads: None,
-        demo: false,
-        env: Environment::Development,
-    };
+    let config = auth_worker_at(settings("auth-worker"), directory.path().to_owned());
     let signal = move |_| {
         let _ = ready.send(());
     };

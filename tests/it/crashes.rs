@@ -245,3 +245,34 @@ async fn a_refresh_whose_worker_dies_before_it_answers_is_given_the_same_success
     let (status, _) = post("/auth/refresh", json!({ "refreshToken": third["refreshToken"] })).await;
     assert_eq!(status, 401, "and with it, the session is over");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_of_all_sessions_whose_answer_is_lost_is_unknown_and_not_refused() {
+    let compose = Compose::start().await;
+    assert!(compose.run("provision").await);
+    let worker = compose.up("auth-worker").await;
+    let gateway = compose.up("gateway").await;
+    let (http, client) = (gateway.http().await, Client::new());
+    let log_in = async || {
+        let credentials = json!({ "email": "user@acme.com", "password": "Password123!" });
+        let answer = client.post(format!("{http}/auth/login")).json(&credentials).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()["accessToken"].as_str().unwrap().to_owned()
+    };
+    let end_all = async |token: &str| {
+        let request = client.post(format!("{http}/auth/logout-all")).bearer_auth(token);
+        request.header("Idempotency-Key", "end").send().await.unwrap()
+    };
+    let token = log_in().await;
+    assert!(worker.down().await);
+    let mut dying = compose.up_failing("auth-worker", "before-reply=return", &[]).await;
+    // Sent again with the token that it has ended, it would be refused.
+    let (answer, _worker) = tokio::join!(end_all(&token), async {
+        assert!(!dying.process.ended().await);
+        compose.up("auth-worker").await
+    });
+    assert_eq!(answer.status(), 504);
+    assert_eq!(answer.json::<Value>().await.unwrap()["outcome"], "unknown");
+    let again = end_all(&log_in().await).await;
+    assert_eq!(again.status(), 204);
+    assert_eq!(again.headers()["idempotent-replayed"], "true");
+}

@@ -39,7 +39,9 @@ pub async fn open(database: Database) -> (Arc<dyn EventStore>, Tables) {
     let tables = Tables::fresh(database).await;
     let store: Arc<dyn EventStore> = match tables.settings() {
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteEventStore::open(&path).await.unwrap()),
-        DatabaseUrl::Postgres(options) => Arc::new(PostgresEventStore::open(*options, 10).await.unwrap()),
+        DatabaseUrl::Postgres(options) => {
+            Arc::new(PostgresEventStore::open(*options, 10, 100).await.unwrap())
+        }
     };
     (store, tables)
 }

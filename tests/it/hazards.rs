@@ -299,7 +299,8 @@ async fn a_worker_that_stops_answers_what_it_has_taken() {
     let mut answered = 0;
     for login in logins {
         let status = login.await.unwrap().unwrap().status().as_u16();
-        assert!(matches!(status, 200 | 503), "a request was dropped: {status}");
+        // Logins to one account wait for each other, on a slow machine for longer than they may.
+        assert!(matches!(status, 200 | 429 | 503), "a request was dropped: {status}");
         answered += u32::from(status == 200);
     }
     assert!(answered > 0);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::system::event;
+use crate::harness::system::{auth_worker_at, event};
 use crate::harness::{Answer, Database, Member, System, broker, on_both_databases};
 
 on_both_databases!(
@@ -102,19 +102,7 @@ async fn a_broker_that_cannot_carry_the_largest_request_is_refused() {
     let tiny = broker::start_configured(&file, &directory.path().join("nats"), None, &[]).await;
     let nats = shared::settings::NatsSettings::at(tiny.url());
     eventboard::runner::provision(&nats, 1).await.unwrap();
-    let config = auth_worker::Config {
-        admin: "127.0.0.1:0".parse().unwrap(),
-        nats,
-        database: database::DatabaseSettings::at(None),
-        data_dir: directory.path().to_owned(),
-        signing_key: None,
-        signing_key_file: None,
-        password_pepper: None,
-        password_pepper_file: None,
-        password_threads: None,
-        demo: false,
-        env: shared::settings::Environment::Development,
-    };
+    let config = auth_worker_at(nats, directory.path().to_owned());
     let refused = auth_worker::run(config, |_| {}, Default::default()).await.unwrap_err();
     let expected = "max_payload is 65536 bytes and must be at least 73728";
     assert!(format!("{refused:#}").contains(expected), "{refused:#}");

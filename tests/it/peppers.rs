@@ -5,6 +5,7 @@ use reqwest::Client;
 use serde_json::json;
 
 use crate::harness::compose::Compose;
+use crate::harness::eventually;
 use crate::harness::process::program;
 
 async fn logins(http: &str, count: usize) -> Vec<u16> {
@@ -58,5 +59,8 @@ async fn a_login_moves_its_hash_to_the_newest_pepper_once() {
     // Without the pepper it is worth nothing, which is the worker's trouble and not a wrong password.
     let worker = start(&old).await;
     assert_eq!(logins(&http, 1).await, [500]);
-    assert!(!worker.process.lines_with("its pepper is not configured").is_empty());
+    eventually("the log says so", async || {
+        !worker.process.lines_with("its pepper is not configured").is_empty()
+    })
+    .await;
 }

@@ -1,5 +1,7 @@
 //! What `EVENTBOARD_ENV=production` refuses, by name and all at once, and that no secret is ever shown.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Output;
 use std::sync::LazyLock;
@@ -200,6 +202,8 @@ async fn an_unusable_value_is_told_by_the_variable_it_came_from() {
         ("gateway", "EVENTBOARD_HTTP", "nowhere"),
         ("gateway", "EVENTBOARD_RATE_LIMIT_IP", "many"),
         ("gateway", "EVENTBOARD_ENV", "staging"),
+        ("gateway", "EVENTBOARD_IDLE_TIMEOUT", "0"),
+        ("gateway", "EVENTBOARD_HEADER_TIMEOUT", "100000"),
         ("events-worker", "EVENTBOARD_DATABASE_CONNECTIONS", "0"),
         ("events-worker", "EVENTBOARD_DATABASE_URL", "mysql://x/y"),
         ("eventboard", "EVENTBOARD_EVENTS_DATABASE_URL", "mysql://x/y"),
@@ -211,6 +215,11 @@ async fn an_unusable_value_is_told_by_the_variable_it_came_from() {
     }
     // On the command line it is a wrong argument.
     let refused = run("gateway", &["--http", "nowhere"], &[("EVENTBOARD_HTTP", "127.0.0.1:0")]).await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    // One that is no text is refused, too, whatever else is wrong.
+    let mut program = tokio::process::Command::new(program("gateway").await);
+    program.arg(OsStr::from_bytes(b"\xff")).env_clear().env("EVENTBOARD_HTTP", "nowhere").kill_on_drop(true);
+    let refused = program.output().await.unwrap();
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
 }
 

@@ -26,8 +26,8 @@ fn options(url: &SecretString) -> PgConnectOptions {
 async fn migrated() -> [SecretString; 2] {
     let server = Postgres::shared().await;
     let (auth, events) = (server.database().await, server.database().await);
-    PostgresAuthStore::open(options(&auth), 2).await.unwrap();
-    PostgresEventStore::open(options(&events), 2).await.unwrap();
+    PostgresAuthStore::open(options(&auth), 2, 100).await.unwrap();
+    PostgresEventStore::open(options(&events), 2, 100).await.unwrap();
     [auth, events]
 }
 
@@ -88,7 +88,7 @@ async fn every_table_of_organisations_has_policies_that_bind_its_owner() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_forgets_its_organisation_changes_no_other() {
     let [_, url] = migrated().await;
-    let store = PostgresEventStore::open(options(&url), 2).await.unwrap();
+    let store = PostgresEventStore::open(options(&url), 2, 100).await.unwrap();
     for event in [event(1), event(2), Event { organization_id: OTHER, ..event(3) }] {
         let store: &dyn events_worker::store::EventStore = &store;
         let mut transaction = store.begin(event.organization_id, soon()).await.unwrap();

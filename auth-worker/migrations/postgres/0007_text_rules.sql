@@ -1,5 +1,5 @@
--- Keys of names in which letters were taken for punctuation are made anew.
-UPDATE organizations SET name_key = NULL WHERE name_key = '' OR octet_length(name) <> char_length(name);
+-- In the order in which accounts are created, so that nobody waits in a circle.
+LOCK TABLE invitations, organizations, users IN ACCESS EXCLUSIVE MODE;
 
 -- By which rules an address was normalised. Workers look at those of earlier rules, and at what workers of an earlier
 -- version add meanwhile.
@@ -12,3 +12,6 @@ CREATE INDEX users_to_normalize ON users (id)
     WHERE email_rules < 2 AND octet_length(email) <> char_length(email);
 CREATE INDEX invitations_to_normalize ON invitations (token_hash)
     WHERE email_rules < 2 AND octet_length(email) <> char_length(email);
+
+-- Keys of names in which letters were taken for punctuation are made anew.
+UPDATE organizations SET name_key = NULL WHERE name_key = '' OR octet_length(name) <> char_length(name);

@@ -24,10 +24,13 @@ impl PostgresEventStore {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub async fn open(options: PgConnectOptions, connections: u32) -> Result<Self, OpenError> {
-        Ok(Self {
-            database: Postgres::open(options, connections, sqlx::migrate!("migrations/postgres")).await?,
-        })
+    pub async fn open(
+        options: PgConnectOptions,
+        connections: u32,
+        statement_cache: usize,
+    ) -> Result<Self, OpenError> {
+        let migrations = sqlx::migrate!("migrations/postgres");
+        Ok(Self { database: Postgres::open(options, connections, statement_cache, migrations).await? })
     }
 }
 
