@@ -247,6 +247,8 @@ mod tests {
         let dropped = output.dropped.total.load(Ordering::Relaxed);
         assert!(dropped > 0);
         stalled.go_on();
+        // Until then there is no room for another line.
+        output.flush().await;
         output.line("after\n".to_owned());
         output.flush().await;
         let text = stalled.text();
