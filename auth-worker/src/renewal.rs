@@ -26,7 +26,7 @@ impl Renewal {
     /// # Errors
     /// [`StoreError`].
     pub(crate) async fn renew(&mut self, store: &dyn AuthStore) -> Result<(), StoreError> {
-        self.renew_if(store, |text, form| !text.is(form)).await
+        self.renew_if(store, |text, form| !text.is_in_form(form)).await
     }
 
     async fn renew_if(

@@ -207,8 +207,8 @@ impl OldText {
         }
     }
 
-    /// Whether this is what stands in the row already.
-    pub(crate) fn is(&self, form: &str) -> bool {
+    /// Whether this form is what stands in the row already.
+    pub(crate) fn is_in_form(&self, form: &str) -> bool {
         match self {
             // The name stays; its form stands beside it, and is missing.
             Self::Organization(..) => false,

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use shared::contract::Failure;
 use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 pub use answered_row::{Answered, AnsweredRow};
 pub use places::Lease;
@@ -171,9 +172,20 @@ fn is_refusal(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| turns_away(&code))
 }
 
+/// What the database's own code says of this error, if it has one.
+fn meaning(error: &sqlx::Error) -> Option<Code> {
+    let error = error.as_database_error()?;
+    let code = error.code()?;
+    let severity = error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
+    // protocol_violation: a statement of another connection takes other parameters. A pooler that cannot reach the
+    // server uses the same code, and ends the connection by it.
+    let is_misplaced = code == "08P01" && severity == Some(PgSeverity::Error);
+    Some(if is_misplaced { Code::Pooler } else { classify(&code) })
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code()).map(|code| classify(&code));
+        let code = meaning(&error);
         match (&error, code) {
             (_, Some(Code::Unusable))
             | (

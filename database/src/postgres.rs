@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use crate::connection::{Connection, Suspicion};
 use crate::places::{FOR_PINGS, Places};
-use crate::{BoundedTransaction, Lease, OpenError, PingError, StoreError, is_refusal, tolerate_newer};
+use crate::{
+    BoundedTransaction, Code, Lease, OpenError, PingError, StoreError, is_refusal, meaning, tolerate_newer,
+};
 
 /// How long a request may wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,6 +52,9 @@ const MIGRATE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement
 /// pooler may share.
 const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(6061746571)";
 
+/// Makes the server connection forget the statements that were prepared on it.
+const FORGET: &str = "DEALLOCATE ALL";
+
 /// An open Postgres database. Cloning shares its connections.
 #[derive(Debug, Clone)]
 pub struct Postgres {
@@ -87,9 +92,10 @@ async fn check_statements(options: PgConnectOptions) -> Result<(), StoreError> {
         let query = sqlx::query_scalar::<_, String>(AssertSqlSafe(marked.clone()));
         match query.fetch_one(connection).await {
             Ok(returned) if returned == mark => Ok(()),
-            Err(error) if !is_misplaced(&error) => Err(error.into()),
-            Ok(_) => Err(StoreError::Pooler(sqlx::Error::Protocol("another statement was executed".into()))),
-            Err(error) => Err(StoreError::Pooler(error)),
+            Ok(_) | Err(sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound) => {
+                Err(StoreError::Pooler(sqlx::Error::Protocol("another statement was executed".into())))
+            }
+            Err(error) => Err(error.into()),
         }
     };
     let take_turns = async {
@@ -110,13 +116,6 @@ async fn check_statements(options: PgConnectOptions) -> Result<(), StoreError> {
     result
 }
 
-/// Whether an error says that a statement was not where it was prepared, or another one stood in its place.
-fn is_misplaced(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    matches!(code.as_deref(), Some("26000" | "42P05" | "08P01"))
-        || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound)
-}
-
 /// Applies what is missing, all of it or nothing.
 async fn migrate(pool: &PgPool, migrations: &Migrator, keeps_statements: bool) -> Result<(), OpenError> {
     let begun = async {
@@ -128,15 +127,20 @@ async fn migrate(pool: &PgPool, migrations: &Migrator, keeps_statements: bool) -
         if is_refusal(&error) { OpenError::Refused(error) } else { StoreError::from(error).into() }
     })?;
     // The migrator names its statements; others of these names may be on a server connection that is shared.
-    let forget = if keeps_statements { "" } else { "DEALLOCATE ALL" };
-    transaction.execute(forget).await?;
+    if !keeps_statements {
+        transaction.execute(FORGET).await?;
+    }
     migrations.run_direct(None, &mut *transaction, false).await.map_err(|error| match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if is_misplaced(&error) => {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+            if meaning(&error) == Some(Code::Pooler) =>
+        {
             StoreError::Pooler(error).into()
         }
         error => OpenError::Migrate(error),
     })?;
-    transaction.execute(forget).await?;
+    if !keeps_statements {
+        transaction.execute(FORGET).await?;
+    }
     transaction.commit().await?;
     Ok(())
 }
@@ -201,8 +205,13 @@ impl Postgres {
                 })
             })
             .after_connect(move |connection, _| {
-                let settings = if keeps_statements { SESSION } else { "" };
-                Box::pin(async move { connection.execute(settings).await.map(|_| ()) })
+                Box::pin(async move {
+                    // Where connections to the server are shared, settings are made in each transaction.
+                    if keeps_statements {
+                        connection.execute(SESSION).await?;
+                    }
+                    Ok(())
+                })
             })
             .connect_lazy_with(options);
         Ok(Self { pool, places })

@@ -1,8 +1,7 @@
 //! A real PgBouncer in front of a server, with fewer connections than its clients have.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use eventboard::kept::KeptProcess;
@@ -14,6 +13,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::postgres::{Postgres, free_port, user};
+use super::process::found_by;
 
 /// Connections to the server for each database.
 pub const CONNECTIONS: u32 = 8;
@@ -85,11 +85,5 @@ async fn listens(process: &mut KeptProcess, port: u16) -> bool {
 /// The program, found or installed once per run.
 async fn program() -> PathBuf {
     static FOUND: OnceCell<PathBuf> = OnceCell::const_new();
-    let found = FOUND.get_or_init(|| async {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/pgbouncer");
-        let output = Command::new(script).stderr(Stdio::inherit()).output().await.expect("the script runs");
-        assert!(output.status.success(), "the suites need a PgBouncer");
-        PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
-    });
-    found.await.clone()
+    FOUND.get_or_init(|| found_by("scripts/pgbouncer")).await.clone()
 }

@@ -17,6 +17,8 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::process::found_by;
+
 /// Debian's user `nobody`: Postgres refuses to run as root.
 const UNPRIVILEGED: u32 = 65534;
 
@@ -247,11 +249,5 @@ pub fn free_port() -> u16 {
 /// The directory of the server's programs, found or installed once per run.
 async fn binaries() -> PathBuf {
     static FOUND: OnceCell<PathBuf> = OnceCell::const_new();
-    let found = FOUND.get_or_init(|| async {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres-server");
-        let output = Command::new(script).stderr(Stdio::inherit()).output().await.expect("the script runs");
-        assert!(output.status.success(), "the suites need a Postgres server");
-        PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
-    });
-    found.await.clone()
+    FOUND.get_or_init(|| found_by("scripts/postgres-server")).await.clone()
 }

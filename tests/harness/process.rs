@@ -49,6 +49,14 @@ async fn build(arguments: &[&str]) -> PathBuf {
     directory
 }
 
+/// The path that one of the project's scripts prints: a program or a directory that it finds or installs.
+pub async fn found_by(script: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+    let output = Command::new(&script).stderr(Stdio::inherit()).output().await.expect("the script runs");
+    assert!(output.status.success(), "{} finds nothing", script.display());
+    PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+}
+
 /// A running process. Dropping it kills it.
 pub struct Process {
     child: Child,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::harness::compose::{Compose, Service};
 use crate::harness::process::program;
+use crate::harness::stack::{Stack, USER};
 use crate::harness::system::event;
 use crate::harness::walkthrough::Visitor;
 use crate::harness::{Database, eventually, on_both_databases};
@@ -208,11 +209,7 @@ async fn an_owner_that_wakes_up_after_its_lease_has_no_second_effect(database: D
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_whose_worker_dies_before_it_answers_is_given_the_same_successor() {
-    let compose = Compose::start().await;
-    assert!(compose.run("provision").await);
-    let worker = compose.up("auth-worker").await;
-    let gateway = compose.up("gateway").await;
-    let (http, client) = (gateway.http().await, Client::new());
+    let Stack { compose, auth: worker, gateway: _gateway, client, http, .. } = Stack::start(&[]).await;
     let post = async |path: &str, body: Value| {
         let answer = client.post(format!("{http}{path}")).json(&body).send().await.unwrap();
         (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
@@ -248,21 +245,11 @@ async fn a_refresh_whose_worker_dies_before_it_answers_is_given_the_same_success
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_of_all_sessions_whose_answer_is_lost_is_unknown_and_not_refused() {
-    let compose = Compose::start().await;
-    assert!(compose.run("provision").await);
-    let worker = compose.up("auth-worker").await;
-    let gateway = compose.up("gateway").await;
-    let (http, client) = (gateway.http().await, Client::new());
-    let log_in = async || {
-        let credentials = json!({ "email": "user@acme.com", "password": "Password123!" });
-        let answer = client.post(format!("{http}/auth/login")).json(&credentials).send().await.unwrap();
-        answer.json::<Value>().await.unwrap()["accessToken"].as_str().unwrap().to_owned()
-    };
+    let Stack { compose, auth: worker, gateway: _gateway, client, http, token, .. } = Stack::start(&[]).await;
     let end_all = async |token: &str| {
         let request = client.post(format!("{http}/auth/logout-all")).bearer_auth(token);
         request.header("Idempotency-Key", "end").send().await.unwrap()
     };
-    let token = log_in().await;
     assert!(worker.down().await);
     let mut dying = compose.up_failing("auth-worker", "before-reply=return", &[]).await;
     // Sent again with the token that it has ended, it would be refused.
@@ -272,7 +259,7 @@ async fn an_end_of_all_sessions_whose_answer_is_lost_is_unknown_and_not_refused(
     });
     assert_eq!(answer.status(), 504);
     assert_eq!(answer.json::<Value>().await.unwrap()["outcome"], "unknown");
-    let again = end_all(&log_in().await).await;
+    let again = end_all(&Visitor::new(&http).login(USER).await).await;
     assert_eq!(again.status(), 204);
     assert_eq!(again.headers()["idempotent-replayed"], "true");
 }

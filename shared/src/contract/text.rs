@@ -55,10 +55,12 @@ pub fn lookalike(name: &str) -> String {
 
 /// What a character cannot be told from. What words are made of stays so, although an Arabic zero looks like a dot.
 fn prototype(character: char) -> String {
-    let mut buffer = [0; 4];
-    let alike: String = skeleton(character.encode_utf8(&mut buffer)).collect();
+    if character.is_ascii() {
+        return character.into();
+    }
+    let alike: String = skeleton(character.encode_utf8(&mut [0; 4])).collect();
     let loses_a_letter = makes_a_word(character) && !alike.chars().any(makes_a_word);
-    if character.is_ascii() || loses_a_letter { character.into() } else { alike }
+    if loses_a_letter { character.into() } else { alike }
 }
 
 /// Letters, digits and the marks on them: in many scripts a vowel or a tone is a mark.
