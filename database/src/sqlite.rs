@@ -1,8 +1,7 @@
 //! SQLite as the embedded database: write-ahead log, one writer, several readers.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
@@ -33,33 +32,57 @@ pub struct Sqlite {
     readers: SqlitePool,
     write_places: Places,
     read_places: Places,
-    written: Arc<WriteChecks>,
+    write_checks: Arc<Mutex<WriteChecks>>,
 }
 
 /// What the health checks have found about writing.
 #[derive(Debug, Default)]
 struct WriteChecks {
-    last: Mutex<Option<Instant>>,
-    failing: AtomicBool,
-    /// Transactions that had been committed at the last one.
-    committed: AtomicU64,
+    /// When the last one began.
+    begun: Option<Instant>,
+    found: Found,
+    /// Transactions that had been committed at its end; `None` before the first one.
+    committed: Option<u64>,
+}
+
+/// How the last check ended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    #[default]
+    Writable,
+    NotWritable,
+    /// It has not: whoever asked did not wait for as long as the disk takes.
+    Nothing,
 }
 
 impl WriteChecks {
-    /// Whether it is time to write again; notes that it is done.
-    fn are_due(&self, now: Instant) -> bool {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = self.failing.load(Ordering::Relaxed)
-            || last.is_none_or(|last| now.duration_since(last) >= WRITE_CHECK_INTERVAL);
-        if due {
-            *last = Some(now);
+    /// Begins a check if it is time for one. Otherwise the last one says how it is.
+    fn begin(&mut self, now: Instant) -> Result<bool, PingError> {
+        let is_recent = self.begun.is_some_and(|begun| now.duration_since(begun) < WRITE_CHECK_INTERVAL);
+        match self.found {
+            Found::Writable if is_recent => Ok(false),
+            // Asked again at once, a slow disk would be busy with being asked.
+            Found::Nothing if is_recent => Err(PingError::NotWritable(None)),
+            _ => {
+                (self.begun, self.found) = (Some(now), Found::Nothing);
+                Ok(true)
+            }
         }
-        due
     }
 
-    /// Whether transactions were committed since the last check; notes how many there are now.
-    fn others_have(&self, committed: u64) -> bool {
-        self.committed.swap(committed, Ordering::Relaxed) != committed
+    /// Ends it, with the number of transactions that are committed by now.
+    fn end(&mut self, written: Result<(), StoreError>, committed: u64) -> Result<(), PingError> {
+        let before = self.committed.replace(committed);
+        let others_have_written = before != Some(committed);
+        let result = match written {
+            // There is no room among those who write, and they get on, or have only just begun.
+            Err(StoreError::Busy | StoreError::NotBegun | StoreError::Expired) if others_have_written => {
+                Ok(())
+            }
+            written => written.map_err(|error| PingError::NotWritable(Some(error))),
+        };
+        self.found = if result.is_ok() { Found::Writable } else { Found::NotWritable };
+        result
     }
 }
 
@@ -87,7 +110,7 @@ impl Sqlite {
         migrations.run(&writer).await?;
         let readers = pool(READERS + FOR_PINGS).connect_lazy_with(options.read_only(true));
         let (write_places, read_places) = (Places::new("write", 1), Places::new("read", READERS));
-        Ok(Self { writer, readers, write_places, read_places, written: Arc::default() })
+        Ok(Self { writer, readers, write_places, read_places, write_checks: Arc::default() })
     }
 
     /// A connection for statements that only read.
@@ -119,21 +142,15 @@ impl Sqlite {
         let mut reader = Connection::acquire(&self.readers, &self.read_places).await.map_err(unreachable)?;
         let count = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(reader.statements()).await;
         count.map_err(unreachable)?;
-        if !self.written.are_due(Instant::now()) {
+        if !self.write_checks().begin(Instant::now())? {
             return Ok(());
         }
-        // Whoever asks may not wait for as long as a disk that hangs takes.
-        self.written.failing.store(true, Ordering::Relaxed);
         let written = self.write_nothing().await;
-        let others_have_written = self.written.others_have(self.write_places.committed());
-        match written {
-            Ok(()) => {}
-            // There is no room among those who write, and they get on.
-            Err(StoreError::Busy | StoreError::NotBegun | StoreError::Expired) if others_have_written => {}
-            Err(error) => return Err(PingError::NotWritable(Some(error))),
-        }
-        self.written.failing.store(false, Ordering::Relaxed);
-        Ok(())
+        self.write_checks().end(written, self.write_places.committed())
+    }
+
+    fn write_checks(&self) -> MutexGuard<'_, WriteChecks> {
+        self.write_checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Commits a page that is what it was.

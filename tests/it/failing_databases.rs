@@ -162,7 +162,10 @@ async fn a_writer_that_gets_nothing_done_is_told_and_a_busy_one_is_not() {
     let stuck = store.begin(event_store::HOME, event_store::soon()).await.unwrap();
     let told = async || matches!(store.ping().await, Err(PingError::NotWritable(_)));
     eventually("the health check tells it", told).await;
+    // One that nobody waits for to its end says nothing good, and is not made again at once.
+    assert!(tokio::time::timeout(Duration::from_millis(100), store.ping()).await.is_err());
     drop(stuck);
+    assert!(told().await);
     let well = async || store.ping().await.is_ok();
     eventually("it goes on", well).await;
 }
