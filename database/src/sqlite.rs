@@ -87,7 +87,7 @@ impl WriteChecks {
 }
 
 impl Sqlite {
-    /// Opens or creates `path` and brings its schema up to date.
+    /// Opens or creates `path` and brings its schema up to date; several processes may do so at once.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -107,7 +107,10 @@ impl Sqlite {
         let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
         let writer = pool(1).connect_with(options.clone()).await?;
         tolerate_newer(&mut migrations);
-        migrations.run(&writer).await?;
+        // The migrator has no lock of its own here, and sees what is missing before it begins to write.
+        let mut migrating = writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::from)?;
+        migrations.run_direct(None, &mut *migrating, false).await?;
+        migrating.commit().await.map_err(StoreError::from)?;
         let readers = pool(READERS + FOR_PINGS).connect_lazy_with(options.read_only(true));
         let (write_places, read_places) = (Places::new("write", 1), Places::new("read", READERS));
         Ok(Self { writer, readers, write_places, read_places, write_checks: Arc::default() })

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use database::{DatabaseUrl, StoreError};
+use database::{DatabaseUrl, OpenError, StoreError};
 use events_worker::store::{
     Cursor, EventStore, ListQuery, Listing, PageBegin, PostgresEventStore, SqliteEventStore,
 };
@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::harness::{Database, Tables, on_both_databases};
 
 on_both_databases!(
+    a_new_database_may_be_opened_by_several_at_once,
     changes_are_guarded_by_status_version_and_organisation,
     of_many_changes_to_one_version_one_wins,
     what_is_not_committed_never_happened,
@@ -37,13 +38,24 @@ on_both_databases!(
 /// An empty store, and its tables, which have to live as long.
 pub async fn open(database: Database) -> (Arc<dyn EventStore>, Tables) {
     let tables = Tables::fresh(database).await;
-    let store: Arc<dyn EventStore> = match tables.settings() {
-        DatabaseUrl::Sqlite(path) => Arc::new(SqliteEventStore::open(&path).await.unwrap()),
-        DatabaseUrl::Postgres(options) => {
-            Arc::new(PostgresEventStore::open(*options, 10, 100).await.unwrap())
-        }
-    };
+    let store = open_at(tables.settings()).await.unwrap();
     (store, tables)
+}
+
+async fn open_at(settings: DatabaseUrl) -> Result<Arc<dyn EventStore>, OpenError> {
+    Ok(match settings {
+        DatabaseUrl::Sqlite(path) => Arc::new(SqliteEventStore::open(&path).await?),
+        DatabaseUrl::Postgres(options) => Arc::new(PostgresEventStore::open(*options, 10, 100).await?),
+    })
+}
+
+async fn a_new_database_may_be_opened_by_several_at_once(database: Database) {
+    let tables = Tables::fresh(database).await;
+    let opened: Vec<_> = (0..6).map(|_| tokio::spawn(open_at(tables.settings()))).collect();
+    for store in opened {
+        let store = store.await.unwrap();
+        assert!(store.is_ok(), "{:?}", store.err());
+    }
 }
 
 /// The events at home with this text.
