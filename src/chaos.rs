@@ -26,6 +26,13 @@ use crate::runner::provision;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long clients go on after the last kill, until everything they began is answered.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// After so many kills in a row without a success, the next one waits for one: a machine too slow to start its parts
+/// between two kills would never have anything to lose.
+const KILLS_WITHOUT_SUCCESS: usize = 8;
+/// How long it waits for that.
+const BREATH: Duration = Duration::from_secs(10);
+/// A storm in which too little has happened goes on for so many times its length.
+const LONGER: u32 = 10;
 /// Every title of this run begins so.
 const TITLE: &str = "chaos-";
 
@@ -47,6 +54,20 @@ pub struct Config {
     /// A program in the events workers' place, and its failpoints.
     #[arg(skip)]
     pub failing_worker: Option<(PathBuf, String)>,
+    /// What must have happened before it ends, even if that takes longer on a slow machine.
+    #[arg(skip)]
+    pub at_least: AtLeast,
+}
+
+/// What has to happen in a storm for it to show anything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AtLeast {
+    /// Processes killed.
+    pub kills: usize,
+    /// Processes that have ended by themselves.
+    pub crashes: usize,
+    /// Writes answered with success.
+    pub acknowledged: usize,
 }
 
 /// What was seen.
@@ -212,14 +233,11 @@ impl Part {
 
     /// Starts it again if it has ended by itself.
     fn revive(&mut self) -> anyhow::Result<bool> {
-        let ended = match &mut self.child {
-            Some(child) => child.try_wait()?.is_some(),
-            None => false,
-        };
-        if ended {
-            self.start()?;
-        }
-        Ok(ended)
+        let Some(child) = &mut self.child else { return Ok(false) };
+        let Some(status) = child.try_wait()? else { return Ok(false) };
+        tracing::debug!(service = self.service, %status, "a part has ended by itself");
+        self.start()?;
+        Ok(true)
     }
 
     async fn kill(&mut self) {
@@ -312,7 +330,7 @@ impl Storm {
         for visitor in clients {
             visits.spawn(visitor.visit(stop.clone()));
         }
-        let (kills, mut crashes) = self.kill_parts(config, &shutdown).await?;
+        let (kills, mut crashes) = self.kill_parts(config, &answers, &shutdown).await?;
         stop.cancel();
         let settled = self.settled.clone();
         let (parts, interval) = (&mut self.parts, Duration::from_millis(config.interval));
@@ -337,16 +355,11 @@ impl Storm {
         }
         let answers: Vec<Answered> = answers.iter().flat_map(|answers| locked(answers).clone()).collect();
         let found = everything(&client, &self.gateways[0]).await?;
-        let acknowledged: HashSet<_> = answers
-            .iter()
-            .filter(|answer| answer.status < 300)
-            .map(|answer| (&answer.title, answer.write))
-            .collect();
         let report = Report {
             kills,
             crashes,
             attempts: answers.len(),
-            acknowledged: acknowledged.len(),
+            acknowledged: acknowledged(&answers).len(),
             writes,
             violations: check(&answers, &found),
         };
@@ -362,11 +375,23 @@ impl Storm {
     async fn kill_parts(
         &mut self,
         config: &Config,
+        answers: &[Arc<Mutex<Vec<Answered>>>],
         shutdown: &CancellationToken,
     ) -> anyhow::Result<(usize, usize)> {
-        let end = Instant::now() + Duration::from_secs(config.seconds);
+        let (begun, length) = (Instant::now(), Duration::from_secs(config.seconds));
+        let acknowledged =
+            || answers.iter().map(|answers| acknowledged(&locked(answers)).len()).sum::<usize>();
+        let AtLeast { kills: least_kills, crashes: least_crashes, acknowledged: least } = config.at_least;
         let (mut kills, mut crashes) = (0, 0);
-        while Instant::now() < end && !shutdown.is_cancelled() {
+        let (mut last_success, mut in_vain) = (0, 0);
+        while !shutdown.is_cancelled() && begun.elapsed() < length * LONGER {
+            let successes = acknowledged();
+            let enough = kills >= least_kills && crashes >= least_crashes && successes >= least;
+            if begun.elapsed() >= length && enough {
+                break;
+            }
+            in_vain = if successes > last_success { 0 } else { in_vain + 1 };
+            last_success = successes;
             let pause = Duration::from_millis(config.interval);
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -374,6 +399,15 @@ impl Storm {
             }
             for part in &mut self.parts {
                 crashes += usize::from(part.revive()?);
+            }
+            if in_vain >= KILLS_WITHOUT_SUCCESS {
+                let until = Instant::now() + BREATH;
+                while acknowledged() == last_success && Instant::now() < until && !shutdown.is_cancelled() {
+                    tokio::time::sleep(pause).await;
+                    for part in &mut self.parts {
+                        crashes += usize::from(part.revive()?);
+                    }
+                }
             }
             let victim = rand::rng().random_range(0..=self.parts.len());
             match self.parts.get_mut(victim) {
@@ -393,6 +427,12 @@ impl Storm {
         }
         Ok((kills, crashes))
     }
+}
+
+/// The writes that clients were told have succeeded.
+fn acknowledged(answers: &[Answered]) -> HashSet<(&str, Write)> {
+    let good = answers.iter().filter(|answer| answer.status < 300);
+    good.map(|answer| (answer.title.as_str(), answer.write)).collect()
 }
 
 /// Starts again what has ended by itself, until that fails.
