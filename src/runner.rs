@@ -173,7 +173,8 @@ pub async fn run(
     let services = async {
         let mut attempts = 1..MAX_PORT_ATTEMPTS;
         let result = loop {
-            let result = run_services(&config, &nats, &pids, &announce, &shutdown).await;
+            // In a box: with everything that the services wait for in it, the type is too deep for the compiler.
+            let result = Box::pin(run_services(&config, &nats, &pids, &announce, &shutdown)).await;
             // Between choosing a free port and listening on it, another system may have been faster.
             let lost_a_port = result.as_ref().is_err_and(|error| error.is::<ListenError>());
             if !lost_a_port || attempts.next().is_none() {

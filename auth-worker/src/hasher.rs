@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use shared::contract::auth::Secret;
 use shared::contract::begin_by;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::measurements::Waiting;
 use crate::peppers::Peppers;
@@ -34,7 +34,7 @@ const MAX_STORED_PASSES: u32 = 10;
 const IDLE: Duration = Duration::from_secs(10);
 /// How far hashing stands back behind whatever else this machine has to do, as `nice` counts: it fills every core
 /// for as long as logins come, and nobody else's request should wait for it.
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 5;
 /// A password is tried if there is time for it, as the last ones took it; after a pause of the whole process that
 /// must not be for ever.
 const LONGEST_ESTIMATE: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub struct Hasher {
 /// Why a password was neither hashed nor verified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HasherError {
-    /// The queue is full, or a turn came too late to be done by the deadline: come back later.
+    /// The queue is full, or the work was not done in time for the deadline: come back later.
     #[error("too many passwords are waiting")]
     Busy,
     /// The stored hash is not one of ours, or asks for too much.
@@ -108,8 +108,7 @@ impl Hasher {
         let mut salt = [0; SALT];
         aws_lc_rs::rand::fill(&mut salt).map_err(|error| HasherError::Failed(error.to_string()))?;
         let (reply, result) = oneshot::channel();
-        self.submit("password.hash", deadline, Work::Hash { password, salt, reply })?;
-        result.await.map_err(|error| HasherError::Failed(error.to_string()))?
+        self.submit("password.hash", deadline, Work::Hash { password, salt, reply }, result).await
     }
 
     /// Compares a password with a stored hash; `None` costs the same and never matches.
@@ -125,18 +124,28 @@ impl Hasher {
         let known = stored.is_some();
         let stored = stored.unwrap_or_else(|| DUMMY.to_owned());
         let (reply, result) = oneshot::channel();
-        self.submit("password.verify", deadline, Work::Verify { password, stored, reply })?;
-        let verified = result.await.map_err(|error| HasherError::Failed(error.to_string()))??;
+        let work = Work::Verify { password, stored, reply };
+        let verified = self.submit("password.verify", deadline, work, result).await?;
         Ok(Verified { matches: known && verified.matches, ..verified })
     }
 
-    fn submit(&self, name: &'static str, deadline: Instant, work: Work) -> Result<(), HasherError> {
+    /// Hands `work` to a thread and waits for its result, or until it is too late to use it: nothing has been
+    /// written by then, and the caller has to learn that.
+    async fn submit<T>(
+        &self,
+        name: &'static str,
+        deadline: Instant,
+        work: Work,
+        result: oneshot::Receiver<Result<T, HasherError>>,
+    ) -> Result<T, HasherError> {
         let waiting = Waiting::begin(name);
         let done_by = begin_by(deadline, Instant::now());
         self.jobs.try_send(Job { done_by, waiting, work }).map_err(|error| match error {
             TrySendError::Full(_) => HasherError::Busy,
             TrySendError::Disconnected(_) => HasherError::Failed("the hashing threads are gone".to_owned()),
-        })
+        })?;
+        let result = timeout_at(done_by, result).await.map_err(|_| HasherError::Busy)?;
+        result.map_err(|error| HasherError::Failed(error.to_string()))?
     }
 }
 
@@ -330,6 +339,17 @@ mod tests {
         assert!(matches!(refused, Err(HasherError::StoredHash(_))), "{refused:?}");
         let other = hasher(&format!("new:{}", "z".repeat(32)));
         assert!(!other.verify(secret("correct horse"), Some(stored), soon()).await.unwrap().matches);
+    }
+
+    #[tokio::test]
+    async fn what_takes_longer_than_there_is_time_is_not_waited_for() {
+        let hasher = Hasher::start(1, Peppers::default()).unwrap();
+        let stored = hasher.hash(secret("x"), soon()).await.unwrap();
+        let slow = stored.replace("m=19456,t=2", "m=65536,t=10");
+        // Of a thread that does not know yet how long one takes.
+        let hasher = Hasher::start(1, Peppers::default()).unwrap();
+        let in_a_moment = Instant::now() + Duration::from_millis(40);
+        assert_eq!(hasher.verify(secret("x"), Some(slow), in_a_moment).await, Err(HasherError::Busy));
     }
 
     #[tokio::test]
