@@ -133,7 +133,7 @@ async fn serve(
     };
     let serve = async {
         // Tokens that nobody can verify are of no use.
-        let prepared = async { tokio::join!(published.notified(), revocations.known()) };
+        let prepared = async { tokio::join!(published.notified(), revocations.known(), health.looked_at()) };
         tokio::select! {
             _ = prepared => Ok(server.serve(announce, shutdown.clone()).await?),
             () = shutdown.cancelled() => Ok(()),

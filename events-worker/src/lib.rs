@@ -92,8 +92,9 @@ async fn serve(
         )
     };
     let serve = async {
+        let prepared = async { tokio::join!(verifier.ready(), health.looked_at()) };
         tokio::select! {
-            () = verifier.ready() => Ok(server.serve(announce, shutdown.clone()).await?),
+            _ = prepared => Ok(server.serve(announce, shutdown.clone()).await?),
             () = shutdown.cancelled() => Ok(()),
         }
     };

@@ -117,7 +117,7 @@ async fn serve(
         std::future::pending::<()>().await;
     };
     let announce = async {
-        gateway.verifier.ready().await;
+        tokio::join!(gateway.verifier.ready(), status.health.looked_at());
         announce();
         std::future::pending::<()>().await;
     };

@@ -1,10 +1,11 @@
 //! What was last seen of everything a process depends on: looked at in the background, told from memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::contract::Timestamp;
@@ -53,20 +54,13 @@ pub struct Report {
 #[derive(Debug, Clone)]
 pub struct Health {
     vital: &'static [&'static str],
-    checks: Arc<Mutex<BTreeMap<String, Check>>>,
+    checks: Arc<watch::Sender<BTreeMap<String, Check>>>,
 }
 
 impl Health {
     /// Nothing is known yet. Without one of the `vital` dependencies the process can do nothing at all.
     pub fn new(vital: &'static [&'static str]) -> Self {
-        let unknown = Check {
-            status: Status::Fail,
-            latency_ms: None,
-            observed_at: Timestamp::now(),
-            detail: Some("not looked at yet".to_owned()),
-        };
-        let checks = vital.iter().map(|name| ((*name).to_owned(), unknown.clone())).collect();
-        Self { vital, checks: Arc::new(Mutex::new(checks)) }
+        Self { vital, checks: Arc::default() }
     }
 
     /// Notes how a look at `name` ended: with a detail worth telling, or with what is wrong.
@@ -88,7 +82,7 @@ impl Health {
 
     /// Notes a check that somebody else has made.
     pub fn set(&self, name: &str, check: Check) {
-        self.lock().insert(name.to_owned(), check);
+        self.checks.send_modify(|checks| drop(checks.insert(name.to_owned(), check)));
     }
 
     /// Looks at `name` again and again.
@@ -123,25 +117,35 @@ impl Health {
         self.watch("database", look).await
     }
 
+    /// Waits until everything vital has been looked at: who is told that this process is ready may ask at once.
+    pub async fn looked_at(&self) {
+        let mut checks = self.checks.subscribe();
+        // Fails only without a sender, and `self` has it.
+        let _ = checks.wait_for(|checks| self.vital.iter().all(|name| checks.contains_key(*name))).await;
+    }
+
     /// The last look at `name`.
     pub fn check(&self, name: &str) -> Option<Check> {
-        self.lock().get(name).cloned()
+        self.checks.borrow().get(name).cloned()
     }
 
     /// Everything that was seen.
     pub fn report(&self) -> Report {
-        let checks = self.lock().clone();
+        let mut checks = self.checks.borrow().clone();
+        for name in self.vital {
+            checks.entry((*name).to_owned()).or_insert_with(|| Check {
+                status: Status::Fail,
+                latency_ms: None,
+                observed_at: Timestamp::now(),
+                detail: Some("not looked at yet".to_owned()),
+            });
+        }
         let worst = |name: &String, check: &Check| match check.status {
             Status::Fail if !self.vital.contains(&name.as_str()) => Status::Warn,
             status => status,
         };
         let status = checks.iter().map(|(name, check)| worst(name, check)).max().unwrap_or(Status::Pass);
         Report { status, checks }
-    }
-
-    /// No code panics while it holds the lock; should one ever, the map is still whole.
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Check>> {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The HTTP edge: statuses, headers and limits that hold whatever the operation.
 
+use nix::sys::signal::{Signal, kill};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -330,6 +331,23 @@ async fn documents_and_health_are_served() {
         system.get("/health", "").await.body["status"] == "pass"
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_that_a_gateway_is_ready_finds_it_healthy() {
+    let mut system = System::start().await;
+    for _ in 0..3 {
+        let broker = nix::unistd::Pid::from_raw(system.broker.pid());
+        kill(broker, Signal::SIGSTOP).unwrap();
+        let slow = tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+            kill(broker, Signal::SIGCONT).unwrap();
+        });
+        let gateway = system.start_another_gateway().await;
+        let health = reqwest::get(format!("{gateway}/health")).await.unwrap();
+        assert_eq!(health.status(), 200, "{}", health.text().await.unwrap());
+        slow.await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

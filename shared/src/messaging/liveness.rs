@@ -42,7 +42,15 @@ async fn watch_echoes(caller: &Caller, health: &Health) -> ConnectionDead {
     let (mut lost, mut renewed) = (0, false);
     loop {
         let begun = Instant::now();
-        let echoed = caller.echo(TIMEOUT).await;
+        let echoed = match caller.echo(TIMEOUT).await {
+            // A link that was lost a moment ago is waited for here as it is by requests.
+            Err(CallError::NotConnected | CallError::ConnectionLost)
+                if caller.connection().is_back().await =>
+            {
+                caller.echo(TIMEOUT).await
+            }
+            echoed => echoed,
+        };
         health.observe(
             "broker",
             begun.elapsed(),
