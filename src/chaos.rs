@@ -334,7 +334,15 @@ impl Storm {
         stop.cancel();
         let settled = self.settled.clone();
         let (parts, interval) = (&mut self.parts, Duration::from_millis(config.interval));
-        let keep_running = keep_running(parts, interval, &mut crashes);
+        let keep_running = async {
+            loop {
+                tokio::time::sleep(interval).await;
+                match revive(parts) {
+                    Ok(revived) => crashes += revived,
+                    Err(error) => break error,
+                }
+            }
+        };
         let settle = async {
             let mut writes = 0;
             while let Some(begun) = visits.join_next().await {
@@ -397,17 +405,10 @@ impl Storm {
                 () = shutdown.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
             }
-            for part in &mut self.parts {
-                crashes += usize::from(part.revive()?);
-            }
+            crashes += revive(&mut self.parts)?;
             if in_vain >= KILLS_WITHOUT_SUCCESS {
-                let until = Instant::now() + BREATH;
-                while acknowledged() == last_success && Instant::now() < until && !shutdown.is_cancelled() {
-                    tokio::time::sleep(pause).await;
-                    for part in &mut self.parts {
-                        crashes += usize::from(part.revive()?);
-                    }
-                }
+                let over = || acknowledged() > last_success || shutdown.is_cancelled();
+                crashes += self.breathe(pause, over).await?;
             }
             let victim = rand::rng().random_range(0..=self.parts.len());
             match self.parts.get_mut(victim) {
@@ -427,6 +428,16 @@ impl Storm {
         }
         Ok((kills, crashes))
     }
+
+    /// Kills nothing until it is `over`, or for [`BREATH`]. Returns how many parts have ended by themselves.
+    async fn breathe(&mut self, pause: Duration, over: impl Fn() -> bool) -> anyhow::Result<usize> {
+        let (until, mut crashes) = (Instant::now() + BREATH, 0);
+        while !over() && Instant::now() < until {
+            tokio::time::sleep(pause).await;
+            crashes += revive(&mut self.parts)?;
+        }
+        Ok(crashes)
+    }
 }
 
 /// The writes that clients were told have succeeded.
@@ -435,17 +446,9 @@ fn acknowledged(answers: &[Answered]) -> HashSet<(&str, Write)> {
     good.map(|answer| (answer.title.as_str(), answer.write)).collect()
 }
 
-/// Starts again what has ended by itself, until that fails.
-async fn keep_running(parts: &mut [Part], interval: Duration, crashes: &mut usize) -> anyhow::Error {
-    loop {
-        tokio::time::sleep(interval).await;
-        for part in &mut *parts {
-            match part.revive() {
-                Ok(revived) => *crashes += usize::from(revived),
-                Err(error) => return error,
-            }
-        }
-    }
+/// Starts again what has ended by itself, and returns how many parts that were.
+fn revive(parts: &mut [Part]) -> anyhow::Result<usize> {
+    parts.iter_mut().try_fold(0, |revived, part| Ok(revived + usize::from(part.revive()?)))
 }
 
 /// A client that repeats what it was not told about, and sometimes what it was.
