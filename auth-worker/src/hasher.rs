@@ -14,6 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::measurements::Waiting;
 use crate::peppers::Peppers;
 
+/// What is left of a caller's time for what follows a hash: a session or an account is written. On a busy machine that
+/// takes longer than an answer needs to arrive, and who is refused in time knows that nothing was done.
+const WORK_AFTER: Duration = Duration::from_millis(350);
+
 /// Memory in KiB, passes, lanes: OWASP's recommendation for Argon2id.
 const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 2;
@@ -139,7 +143,9 @@ impl Hasher {
         result: oneshot::Receiver<Result<T, HasherError>>,
     ) -> Result<T, HasherError> {
         let waiting = Waiting::begin(name);
-        let done_by = begin_by(deadline, Instant::now());
+        let now = Instant::now();
+        let after = WORK_AFTER.min(deadline.saturating_duration_since(now) / 4);
+        let done_by = begin_by(deadline.checked_sub(after).unwrap_or(now), now);
         self.jobs.try_send(Job { done_by, waiting, work }).map_err(|error| match error {
             TrySendError::Full(_) => HasherError::Busy,
             TrySendError::Disconnected(_) => HasherError::Failed("the hashing threads are gone".to_owned()),
