@@ -181,15 +181,18 @@ async fn several_workers_migrate_one_database_at_once() {
     assert!(stores[3].find(event(1).organization_id, event(1).id).await.unwrap().is_some());
 }
 
-/// What `ask` comes to, however long the others keep it waiting for a connection: on a busy machine that is longer than
-/// a store lets anybody wait.
+/// What `ask` comes to, however long the others keep it from beginning, within a minute: on a busy machine that is longer
+/// than a store lets anybody wait.
 async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
+    let patience = Instant::now() + Duration::from_secs(60);
     loop {
         match ask().await {
-            Err(StoreError::Busy) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(StoreError::Busy | StoreError::NotBegun) if Instant::now() < patience => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             ended => return ended,
         }
     }
