@@ -22,6 +22,8 @@ const MAX_WAITING: usize = 4096;
 const BATCH: usize = 64 * 1024;
 /// Between two attempts where output that takes nothing at the moment says so instead of waiting.
 const RETRY: Duration = Duration::from_millis(10);
+/// How long the thread rests after it has written: waking it for each line costs more than the line.
+const REST: Duration = Duration::from_millis(5);
 /// How long the last lines may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -128,6 +130,7 @@ fn write(waiting: &Receiver<Message>, mut writer: impl Write, dropped: &Dropped)
             }
             next = waiting.try_recv();
         }
+        let is_behind = batch.len() >= BATCH;
         dropped.count(write_lines(&mut writer, &batch));
         batch.clear();
         let lines = dropped.unsaid.swap(0, Ordering::Relaxed);
@@ -143,11 +146,18 @@ fn write(waiting: &Receiver<Message>, mut writer: impl Write, dropped: &Dropped)
             }
         }
         flushed.clear();
+        if !is_behind {
+            rest(REST);
+        }
     }
 }
 
-/// Writes the lines, and returns how many of them nobody will read: whoever was to may be gone.
 #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
+fn rest(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
+/// Writes the lines, and returns how many of them nobody will read: whoever was to may be gone.
 fn write_lines(writer: &mut impl Write, lines: &str) -> u64 {
     let mut left = lines.as_bytes();
     while !left.is_empty() {
@@ -156,7 +166,7 @@ fn write_lines(writer: &mut impl Write, lines: &str) -> u64 {
             Ok(written) => left = &left[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Whoever shares the pipe with this process may have set it so.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => rest(RETRY),
             Err(_) => break,
         }
     }
