@@ -3,7 +3,9 @@
 //! services and broker share the cores. Asked for is one event, which is the cheapest request there is and shows the
 //! cost at its highest; and a keyed creation, which shows what it is among writes.
 //!
-//! `cargo bench --bench observed`. Read the ratios; the absolute numbers are the machine's.
+//! `cargo bench --bench observed`. Read the ratios; the absolute numbers are the machine's. With the paths of two
+//! builds of `eventboard` in `BUILDS`, parted by a colon, the second works in turn with the first, its baseline; what is
+//! built for benchmarks has tokio's clock for tests, and is slower than either.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -61,9 +63,9 @@ enum Load {
 }
 
 impl Watched {
-    async fn start(name: &'static str, watched_by: Option<String>) -> Self {
+    async fn start(name: &'static str, binary: &str, watched_by: Option<String>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eventboard"));
+        let mut command = Command::new(binary);
         command
             .env_clear()
             .stdin(Stdio::null())
@@ -147,31 +149,49 @@ async fn main() {
     tokio::spawn(async move { axum::serve(listener, Router::new()).await.unwrap() });
     let (_, refuses) = listen().await;
 
-    let mut systems = vec![Watched::start("nothing on", None).await];
-    for (name, collector) in [
-        ("everything on", takes),
-        ("collector refuses", refuses),
-        ("collector says nothing", silent),
-        ("collector rejects", rejects),
-    ] {
-        systems.push(Watched::start(name, Some(collector)).await);
+    let builds = std::env::var("BUILDS").ok();
+    let builds = builds.as_deref().and_then(|builds| builds.split_once(':'));
+    let this = builds.map_or(env!("CARGO_BIN_EXE_eventboard"), |(_, this)| this);
+    let others = match builds {
+        Some((baseline, _)) => vec![
+            ("baseline, nothing on", baseline, None),
+            ("baseline, everything on", baseline, Some(takes.clone())),
+        ],
+        None => vec![
+            ("collector refuses", this, Some(refuses)),
+            ("collector says nothing", this, Some(silent)),
+            ("collector rejects", this, Some(rejects)),
+        ],
+    };
+    let mut systems = Vec::new();
+    for (name, binary, collector) in
+        [("nothing on", this, None), ("everything on", this, Some(takes))].into_iter().chain(others)
+    {
+        systems.push(Watched::start(name, binary, collector).await);
     }
     println!("one event:");
     compare(&systems, Load::Reads).await;
     println!("keyed creations:");
-    compare(&systems[..2], Load::KeyedCreations).await;
+    let written_to = if builds.is_some() { &systems } else { &systems[..2] };
+    compare(written_to, Load::KeyedCreations).await;
     println!("the collector was sent {} MB", taken.load(Ordering::Relaxed) / 1_000_000);
 }
 
-/// Has the systems work in turn, and prints the rate of each and the medians of its ratios to the first two.
+/// Has the systems work in turn, and prints the rate of each and the medians of its ratios to the first two, and of
+/// those to a baseline's two.
 async fn compare(systems: &[Watched], load: Load) {
     let mut rates = vec![Vec::new(); systems.len()];
     for round in 0..=ROUNDS {
-        for (system, rates) in systems.iter().zip(&mut rates) {
-            let rate = system.rate(load).await;
+        let mut turns: Vec<usize> = (0..systems.len()).collect();
+        // What one leaves behind for the disk meets another one each time.
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for turn in turns {
+            let rate = systems[turn].rate(load).await;
             // The first is for warming up.
             if round > 0 {
-                rates.push(rate);
+                rates[turn].push(rate);
             }
         }
     }
@@ -186,5 +206,10 @@ async fn compare(systems: &[Watched], load: Load) {
             ratio(index, 0),
             ratio(index, 1)
         );
+    }
+    if systems.get(2).is_some_and(|system| system.name.starts_with("baseline")) {
+        println!("nothing on: {:.3} of the baseline", ratio(0, 2));
+        println!("everything on: {:.3} of the baseline", ratio(1, 3));
+        println!("baseline, everything on: {:.3} of its nothing on", ratio(3, 2));
     }
 }

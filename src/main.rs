@@ -9,7 +9,7 @@ use eventboard::{chaos, healthcheck, runner, trace};
 use shared::contract::{auth, events};
 use shared::ops;
 use shared::settings::{self, Environment, NatsSettings, SettingsCheck};
-use shared::telemetry::span::{self, InSpan};
+use shared::telemetry::span;
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
 #[derive(Debug, Parser)]
@@ -112,7 +112,7 @@ async fn serve(service: Service) -> anyhow::Result<ExitCode> {
             Service::EventsWorker { config } => events_worker::run(config, |_| {}, shutdown).await,
         }
     };
-    run.in_span(span::service(name)).await?;
+    span::as_service(name, run).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,7 +16,7 @@ use shared::demo;
 use shared::messaging::{self, Connection};
 use shared::ops::ListenError;
 use shared::settings::{Environment, NatsSettings, Refused, SettingsCheck, secret};
-use shared::telemetry::span::{self, InSpan};
+use shared::telemetry::span;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -314,7 +314,6 @@ async fn keep<F>(
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    let span = span::service(name);
     let mut first_ready = Some(first_ready);
     loop {
         let (ready, mut is_ready) = oneshot::channel();
@@ -322,7 +321,7 @@ where
             let _ = ready.send(());
         });
         let running = run(signal, stop.clone());
-        let mut running = std::pin::pin!(running.in_span(span.clone()));
+        let mut running = std::pin::pin!(span::as_service(name, running));
         let result = tokio::select! {
             result = &mut running => result,
             Ok(()) = &mut is_ready => {

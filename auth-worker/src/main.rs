@@ -7,7 +7,7 @@ use clap::Parser;
 use shared::contract::auth::WORKER;
 use shared::ops;
 use shared::settings;
-use shared::telemetry::span::{self, InSpan};
+use shared::telemetry::span;
 
 /// EventBoard's identity service: answers auth.* on NATS
 #[derive(Debug, Parser)]
@@ -38,6 +38,6 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let shutdown = ops::shutdown_on_signal()?;
-    auth_worker::run(arguments.config, |_| {}, shutdown).in_span(span::service(WORKER)).await?;
+    span::as_service(WORKER, auth_worker::run(arguments.config, |_| {}, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

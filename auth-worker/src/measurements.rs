@@ -6,7 +6,8 @@ use std::time::Instant;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
 use shared::metrics::{durations, meter};
-use shared::telemetry::span::{self, Span};
+use shared::telemetry::span;
+use tracing::Span;
 
 struct Instruments {
     tried: Counter<u64>,
@@ -41,7 +42,7 @@ impl Waiting {
     /// One that begins to wait, in a span of this name.
     pub(crate) fn begin(name: &'static str) -> Self {
         INSTRUMENTS.queued.add(1, &[]);
-        Self { span: span::internal(name), begun: Instant::now() }
+        Self { span: span::detached(name), begun: Instant::now() }
     }
 
     /// Its turn has come; returns the span of what is done now.

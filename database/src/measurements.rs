@@ -7,8 +7,9 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, UpDownCounter};
 use opentelemetry_semantic_conventions::{attribute as key, metric};
 use shared::metrics::{durations, meter};
-use shared::telemetry::span::{self, Span};
+use shared::telemetry::span;
 use sqlx::{Database, Error};
+use tracing::Span;
 
 struct Instruments {
     operations: Histogram<f64>,

@@ -6,7 +6,7 @@ use clap::Parser;
 use shared::contract::events::WORKER;
 use shared::ops;
 use shared::settings;
-use shared::telemetry::span::{self, InSpan};
+use shared::telemetry::span;
 
 /// EventBoard's moderation service: answers events.* on NATS
 #[derive(Debug, Parser)]
@@ -30,6 +30,6 @@ async fn serve(config: events_worker::Config) -> anyhow::Result<ExitCode> {
         return Ok(ops::refuse_to_start(&refused));
     }
     let shutdown = ops::shutdown_on_signal()?;
-    events_worker::run(config, |_| {}, shutdown).in_span(span::service(WORKER)).await?;
+    span::as_service(WORKER, events_worker::run(config, |_| {}, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

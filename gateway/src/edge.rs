@@ -12,10 +12,11 @@ use opentelemetry::propagation::Extractor;
 use shared::contract::{CorrelationId, Problem, ProblemType, RequestIds};
 use shared::http;
 use shared::ops::Status;
-use shared::telemetry::span::{self, InSpan, Span};
+use shared::telemetry::span;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::config::CorsOrigins;
@@ -163,7 +164,7 @@ async fn identify(mut request: Request, next: Next) -> Response {
         .map_or("<unmatched>".to_owned(), |path| path.as_str().to_owned());
     let path = shown_path(&route, request.uri().path());
     let span = span::http_request(NAME, &correlation_id, &headers, method, &route, path);
-    let ids = RequestIds { correlation_id, trace: span.ids() };
+    let ids = RequestIds { correlation_id, trace: span::ids(&span) };
     request.extensions_mut().insert(ids.clone());
     let under_way = UnderWay::begin(method, route, span.clone());
     let answer = async {
@@ -174,7 +175,7 @@ async fn identify(mut request: Request, next: Next) -> Response {
         under_way.end(response.status().as_u16(), response.extensions().get().copied());
         response
     };
-    answer.in_span(span).await
+    answer.instrument(span).await
 }
 
 /// The method as a label: a closed set, whatever clients send.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use shared::ops;
 use shared::settings;
-use shared::telemetry::span::{self, InSpan};
+use shared::telemetry::span;
 
 /// EventBoard's HTTP gateway
 #[derive(Debug, Parser)]
@@ -29,6 +29,6 @@ async fn serve(config: gateway::Config) -> anyhow::Result<ExitCode> {
         return Ok(ops::refuse_to_start(&refused));
     }
     let shutdown = ops::shutdown_on_signal()?;
-    gateway::run(config, |_| {}, shutdown).in_span(span::service(gateway::NAME)).await?;
+    span::as_service(gateway::NAME, gateway::run(config, |_| {}, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use opentelemetry::trace::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,8 +25,6 @@ use tower::ServiceExt;
 
 use stream::ClientStream;
 use waiting::{Connections, ReceivedBody, Seat};
-
-use crate::telemetry::span::InSpan;
 
 /// How long requests under way may take to end once the server is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -81,7 +80,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
             return;
         };
         let connection = connection(stream, peer, router.clone(), limits, seat);
-        tasks.spawn(connection.in_current_span());
+        tasks.spawn(connection.with_current_context());
     };
     loop {
         let accepted = tokio::select! {

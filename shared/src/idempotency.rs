@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::contract::auth::Role;
@@ -28,7 +29,7 @@ use crate::contract::{
 };
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 use crate::metrics::meter;
-use crate::telemetry::span::{self, InSpan};
+use crate::telemetry::span;
 use crate::{crash_point, fault_point};
 
 /// How long a duplicate waits for the run that is under way.
@@ -386,7 +387,7 @@ impl Idempotency {
             }
             crash_point!("completed");
         };
-        under_way.spawn(write.in_span(span::internal("complete lease")));
+        under_way.spawn(write.instrument(span::detached("complete lease")));
     }
 
     fn is_paused(&self) -> bool {

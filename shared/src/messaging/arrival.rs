@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Message};
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::reply::OutgoingReply;
 use super::{headers, measurements};
@@ -12,7 +13,7 @@ use crate::contract::{
     ProblemType, RequestIds, Timestamp,
 };
 use crate::identity::Verifier;
-use crate::telemetry::span::{self, Span};
+use crate::telemetry::span;
 
 /// A sender whose clock is ahead by more than this cannot tell us its deadline.
 const MAX_CLOCK_SKEW_MS: i64 = 60_000;
@@ -48,7 +49,7 @@ impl Arrival {
         let waited =
             sent.map(|(deadline, budget)| now.unix_millis().saturating_sub(deadline.saturating_sub(budget)));
         let arrival = Self {
-            ids: RequestIds { correlation_id, trace: span.ids() },
+            ids: RequestIds { correlation_id, trace: span::ids(&span) },
             attempt: value(headers::ATTEMPT).and_then(|value| value.parse().ok()).unwrap_or(1),
             waited: waited.map(|waited| Duration::from_millis(waited.try_into().unwrap_or(0))),
             received,

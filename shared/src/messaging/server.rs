@@ -7,10 +7,12 @@ use async_nats::{Message, Subject};
 use bytes::Bytes;
 use futures_util::stream::{self, SelectAll};
 use futures_util::{Stream, StreamExt};
+use opentelemetry::trace::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::arrival::{self, Arrival};
 use super::discovery::Instance;
@@ -27,7 +29,6 @@ use crate::crash_point;
 use crate::health::Health;
 use crate::idempotency::{self, Idempotency};
 use crate::identity::Verifier;
-use crate::telemetry::span::InSpan;
 
 /// Requests one worker works on at once; the next one is told at once that there is no room.
 const MAX_IN_FLIGHT: usize = 512;
@@ -254,7 +255,7 @@ impl<H: Send + Sync + 'static> Server<H> {
                 arrival.account(operation.subject, &reply, took, &span);
                 reply
             };
-            let reply = answer.in_span(span.clone()).await;
+            let reply = answer.instrument(span.clone()).await;
             // It ends before the reply is on its way: to who looks at the trace, the work lies within the request that
             // waits for it. A write in overtime keeps it until its end.
             drop(span);
@@ -264,7 +265,7 @@ impl<H: Send + Sync + 'static> Server<H> {
             }
             drop(permit);
         };
-        self.work.under_way.spawn(answered.in_current_span());
+        self.work.under_way.spawn(answered.with_current_context());
     }
 
     /// Finishes what has arrived and sends every reply.

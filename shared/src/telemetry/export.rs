@@ -1,51 +1,78 @@
 //! From spans to a collector: which are recorded, what each is given, and how they are sent.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
-use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId};
+use opentelemetry::trace::{Link, SpanBuilder, SpanKind, TraceContextExt, TraceId, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::resource::{ResourceDetector, SdkProvidedResourceDetector, TelemetryResourceDetector};
-use opentelemetry_sdk::trace::{
-    Config, Sampler, SamplingResult, SdkTracerProvider, ShouldSample, SpanData, SpanExporter,
-};
+use opentelemetry_sdk::trace::{Config, Sampler, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample};
 use opentelemetry_semantic_conventions::resource as key;
 
-use super::span::{SERVICE, Scope};
+use super::span::{CORRELATION_ID, Scope};
 
-/// Makes spans of `services`, and sends them to the collector that is configured. Without one, spans have ids and
+/// Makes the spans of `services`, and sends them to the collector that is configured. Without one, spans have ids and
 /// nothing else.
 ///
 /// # Errors
 /// A collector that is configured in a way that cannot be understood.
-pub(super) fn tracer_provider(
-    services: &[&'static str],
-    sent: bool,
-) -> Result<SdkTracerProvider, ExporterBuildError> {
-    if !sent {
+pub(super) fn tracers(services: &[&'static str], sent: bool) -> Result<Tracers, ExporterBuildError> {
+    if !sent || services.is_empty() {
         return Ok(unsent());
     }
-    let exporter = |service| {
-        let mut exporter = opentelemetry_otlp::SpanExporter::builder()
+    let provider = |service| {
+        let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
             .build()?;
-        exporter.set_resource(&resource(service));
-        Ok((service, exporter))
+        // Read from `OTEL_TRACES_SAMPLER` by the SDK.
+        let configured = Config::default().sampler;
+        let provider = SdkTracerProvider::builder().with_sampler(UnlessClient(configured));
+        Ok((service, provider.with_resource(resource(service)).with_batch_exporter(exporter).build()))
     };
-    let exporters = services.iter().map(|service| exporter(*service)).collect::<Result<_, _>>()?;
-    // Read from `OTEL_TRACES_SAMPLER` by the SDK.
-    let configured = Config::default().sampler;
-    let provider = SdkTracerProvider::builder().with_sampler(UnlessClient(configured));
-    Ok(provider.with_batch_exporter(ByService(exporters)).build())
+    services.iter().map(|service| provider(*service)).collect::<Result<_, _>>().map(Tracers::of)
 }
 
 /// Makes spans that have ids and nothing else.
-pub(super) fn unsent() -> SdkTracerProvider {
-    SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build()
+pub(super) fn unsent() -> Tracers {
+    Tracers::of(vec![("", SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build())])
+}
+
+/// One way to the collector for each service of this process: a resource is said once for all spans of a way. Each span
+/// takes its service's, and has its correlation id.
+#[derive(Debug, Clone)]
+pub(super) struct Tracers {
+    of_services: Vec<(&'static str, SdkTracer)>,
+    providers: Vec<SdkTracerProvider>,
+}
+
+impl Tracers {
+    /// Of these services; of one at least.
+    pub(super) fn of(providers: Vec<(&'static str, SdkTracerProvider)>) -> Self {
+        let tracer = |(service, provider): &(_, SdkTracerProvider)| (*service, provider.tracer("eventboard"));
+        let of_services = providers.iter().map(tracer).collect();
+        Self { of_services, providers: providers.into_iter().map(|(_, provider)| provider).collect() }
+    }
+
+    /// What must be shut down in the end.
+    pub(super) fn providers(&self) -> Vec<SdkTracerProvider> {
+        self.providers.clone()
+    }
+}
+
+impl Tracer for Tracers {
+    type Span = opentelemetry_sdk::trace::Span;
+
+    fn build_with_context(&self, mut builder: SpanBuilder, parent: &Context) -> Self::Span {
+        let scope = parent.get::<Scope>();
+        if let Some(id) = scope.and_then(|scope| scope.correlation_id.as_ref()) {
+            let attributes = builder.attributes.get_or_insert_default();
+            attributes.push(KeyValue::new(CORRELATION_ID, id.shared()));
+        }
+        // There is at least one.
+        let is_its = |(service, _): &&(_, _)| scope.is_some_and(|scope| scope.service == *service);
+        let (_, tracer) = self.of_services.iter().find(is_its).unwrap_or(&self.of_services[0]);
+        tracer.build_with_context(builder, parent)
+    }
 }
 
 /// What is said of `service`: unless `OTEL_SERVICE_NAME` says otherwise, it has its own name.
@@ -99,35 +126,6 @@ impl ShouldSample for UnlessClient {
             result.trace_state = parent.span().span_context().trace_state().clone();
         }
         result
-    }
-}
-
-/// One exporter for each service: who sends spans says it once for all, and this may be several services' process.
-#[derive(Debug)]
-struct ByService<E>(HashMap<&'static str, E>);
-
-impl<E: SpanExporter> SpanExporter for ByService<E> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let mut parts: HashMap<&'static str, Vec<SpanData>> = HashMap::new();
-        for mut span in batch {
-            let at = span.attributes.iter().position(|attribute| attribute.key.as_str() == SERVICE);
-            let named = at.map(|at| span.attributes.swap_remove(at).value);
-            let known = named.and_then(|name| self.0.keys().find(|known| **known == name.as_str()).copied());
-            if let Some(service) = known {
-                parts.entry(service).or_default().push(span);
-            }
-        }
-        let mut result = Ok(());
-        for (service, spans) in parts {
-            if let Some(exporter) = self.0.get(service) {
-                result = exporter.export(spans).await.and(result);
-            }
-        }
-        result
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.values().map(|exporter| exporter.shutdown_with_timeout(timeout)).fold(Ok(()), Result::and)
     }
 }
 

@@ -1,32 +1,39 @@
 //! Log lines: JSON on stdout, readable on a terminal, every line of a request with its ids.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
-use opentelemetry::trace::{Status, TraceContextExt};
-use opentelemetry::{Context, KeyValue};
+use anstyle::{AnsiColor, Style};
+use opentelemetry::Context;
+use opentelemetry::trace::TraceContextExt;
+use serde::Serializer as _;
+use serde::ser::SerializeMap;
 use tokio::time::Instant;
-use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::Layer;
+use tracing::dispatcher::WeakDispatch;
+use tracing::subscriber::Interest;
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+use tracing_serde::SerdeMapVisitor;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use tracing_subscriber::layer::{self, Layer};
 
-use super::noise::Limited;
+use super::noise::{self, Limited};
 use super::output::Output;
-use super::span::{CORRELATION_ID, Scope};
+use super::span::{self, CORRELATION_ID, REQUEST, Scope};
 use crate::contract::Timestamp;
 
 /// What is written when `RUST_LOG` says nothing.
 const USUAL: &str = "info,async_nats=warn,sqlx=warn,hyper=warn,opentelemetry=warn";
 
-/// Whose warnings belong on a span. What the SDK says of its own must not give rise to more that is sent; it also says
-/// it while it holds the span.
+/// Whose spans are made, and whose warnings belong on them. What the SDK says of its own must not give rise to more
+/// that is sent.
 const OURS: [&str; 6] = ["shared", "database", "gateway", "auth_worker", "events_worker", "eventboard"];
 
-/// What becomes of each event: a line, if `RUST_LOG` asks for it, and from a warning on an event on the span that it
-/// belongs to, whatever `RUST_LOG` says. Spans of `tracing` are nobody's: ours are made elsewhere ([`super::span`]).
+/// Decides for all layers what is made of spans and events, and writes the lines. It is the outermost layer: below it,
+/// the bridge to OpenTelemetry sees our spans, and of the events our warnings and worse, whatever `RUST_LOG` says.
 pub(super) struct Lines {
     /// Which events are written.
     wanted: Targets,
@@ -34,186 +41,86 @@ pub(super) struct Lines {
     output: Option<Output>,
     format: Format,
     limited: Limited,
+    dispatch: OnceLock<WeakDispatch>,
 }
 
 impl Lines {
     /// As `RUST_LOG` says, to `output` if there is one.
     pub(super) fn new(output: Option<Output>) -> Self {
-        let text = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-        let usual = || Targets::from_str(USUAL).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
-        let wanted = text.and_then(|text| Targets::from_str(&text).ok()).unwrap_or_else(usual);
-        let format = if io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
-        Self { wanted, output, format, limited: Limited::default() }
+        let parse = |text: &str| Targets::from_str(text).ok();
+        let given = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+        let wanted = given.as_deref().and_then(parse).or_else(|| parse(USUAL)).unwrap_or_default();
+        let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let format = if io::stdout().is_terminal() { Format::Pretty { colours } } else { Format::Json };
+        Self { wanted, output, format, limited: Limited::default(), dispatch: OnceLock::new() }
     }
 
     fn is_written(&self, metadata: &Metadata<'_>) -> bool {
         self.output.is_some() && self.wanted.would_enable(metadata.target(), metadata.level())
     }
+
+    /// The context that an event or a span comes from.
+    fn running(&self) -> Context {
+        let dispatch = self.dispatch.get().and_then(WeakDispatch::upgrade);
+        dispatch.map_or_else(Context::current, |dispatch| span::running(&dispatch))
+    }
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    OURS.contains(&metadata.target().split("::").next().unwrap_or_default())
 }
 
 /// Whether an event with this metadata is put on the span it belongs to.
 fn is_put_on_span(metadata: &Metadata<'_>) -> bool {
-    let krate = || metadata.target().split("::").next().unwrap_or_default();
-    *metadata.level() <= Level::WARN && OURS.contains(&krate())
+    *metadata.level() <= Level::WARN && is_ours(metadata)
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
+    fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        // There is one in a process, and one in each test.
+        let _ = self.dispatch.set(dispatch.downgrade());
+    }
+
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match (metadata.is_span(), is_ours(metadata) && *metadata.level() <= Level::INFO) {
+            (true, true) => Interest::sometimes(),
+            (true, false) => Interest::never(),
+            (false, _) if self.is_written(metadata) || is_put_on_span(metadata) => Interest::always(),
+            (false, _) => Interest::never(),
+        }
+    }
+
     fn enabled(&self, metadata: &Metadata<'_>, _: layer::Context<'_, S>) -> bool {
-        !metadata.is_span() && (self.is_written(metadata) || is_put_on_span(metadata))
+        if !metadata.is_span() {
+            return self.is_written(metadata) || is_put_on_span(metadata);
+        }
+        // What belongs to no recorded request has no span: loops in the background ask several times a second.
+        metadata.target() == REQUEST || self.running().span().span_context().is_sampled()
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        let levels = |wanted: &Targets| {
-            let levels = wanted.iter().map(|(_, level)| level).chain(wanted.default_level());
-            levels.max().unwrap_or(LevelFilter::OFF)
-        };
-        let written = self.output.as_ref().map_or(LevelFilter::OFF, |_| levels(&self.wanted));
-        Some(written.max(LevelFilter::WARN))
+        Layer::<S>::max_level_hint(&self.wanted).max(Some(LevelFilter::INFO))
     }
 
-    fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
+    /// Writes the line, and lets through to the bridge what belongs on a span, too.
+    fn event_enabled(&self, event: &Event<'_>, _: layer::Context<'_, S>) -> bool {
         let metadata = event.metadata();
         let also_on_span = is_put_on_span(metadata);
-        if also_on_span {
-            put_on_span(event);
-        }
         // Whatever else has passed `enabled` is to be written. It is not asked again: of what libraries say through
         // `log`, only `enabled` is told the target.
         if let Some(output) = &self.output
             && (!also_on_span || self.is_written(metadata))
             && self.limited.admits(metadata, Instant::now())
         {
-            output.line(line(event, self.format, Timestamp::now()));
-        }
-    }
-}
-
-/// Puts an event on the span that runs.
-fn put_on_span(event: &Event<'_>) {
-    let context = Context::current();
-    let span = context.span();
-    if span.is_recording() {
-        let (level, target) = (*event.metadata().level(), event.metadata().target());
-        let attributes = vec![KeyValue::new("level", level.as_str()), KeyValue::new("target", target)];
-        let mut said = Said(String::new(), attributes);
-        event.record(&mut said);
-        if level == Level::ERROR {
-            span.set_status(Status::error(""));
-        }
-        span.add_event(said.0, said.1);
-    }
-}
-
-/// An event's message, and its fields as attributes.
-struct Said(String, Vec<KeyValue>);
-
-impl Visit for Said {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            value.clone_into(&mut self.0);
-        } else {
-            self.1.push(KeyValue::new(field.name(), value.to_owned()));
-        }
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.1.push(KeyValue::new(field.name(), value));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.1.push(KeyValue::new(field.name(), value));
-    }
-}
-
-/// The fields of a line, written one after the other as they come.
-struct Fields {
-    format: Format,
-    message: String,
-    text: String,
-}
-
-impl Fields {
-    fn name(&mut self, name: &str) {
-        match self.format {
-            Format::Json => self.text.extend([",\"", name, "\":"]),
-            Format::Pretty => self.text.extend([" ", name, "="]),
-        }
-    }
-
-    fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
-        match self.format {
-            Format::Json => json(&mut self.text, value),
-            Format::Pretty => self.text.push_str(value),
-        }
-    }
-
-    fn plain(&mut self, name: &str, value: impl fmt::Display) {
-        self.name(name);
-        // Nothing can fail: it is written into memory.
-        let _ = write!(self.text, "{value}");
-    }
-
-    /// The ids of the request that the line belongs to, from the context that travels with it.
-    fn ids(&mut self, context: &Context, scope: Option<&Scope>) {
-        if let Some(id) = scope.and_then(|scope| scope.correlation_id.as_ref()) {
-            self.text(CORRELATION_ID, id.as_str());
-        }
-        let span = context.span();
-        let span = span.span_context();
-        if span.is_valid() {
-            let (trace_id, span_id) = (span.trace_id(), span.span_id());
-            let _ = match self.format {
-                Format::Json => {
-                    write!(self.text, r#","trace_id":"{trace_id}","span_id":"{span_id}""#)
-                }
-                Format::Pretty => write!(self.text, " trace_id={trace_id} span_id={span_id}"),
+            // OpenTelemetry holds its span while it speaks.
+            let context = if noise::is_of_telemetry(metadata) { Context::new() } else { self.running() };
+            let line = match self.format {
+                Format::Json => json(event, &context, Timestamp::now()).unwrap_or_default(),
+                Format::Pretty { colours } => pretty(event, &context, Timestamp::now(), colours),
             };
+            output.line(line);
         }
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            let _ = write!(self.message, "{value:?}");
-        } else {
-            self.text(field.name(), &format!("{value:?}"));
-        }
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.message.push_str(value);
-        } else {
-            self.text(field.name(), value);
-        }
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.plain(field.name(), value);
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.plain(field.name(), value);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.plain(field.name(), value);
-    }
-}
-
-/// Writes a text as JSON.
-fn json(out: &mut String, text: &str) {
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
-        out.extend(["\"", text, "\""]);
-    } else {
-        // Serialising a text into memory has no way to fail.
-        out.push_str(&serde_json::to_string(text).unwrap_or_default());
+        also_on_span
     }
 }
 
@@ -221,72 +128,113 @@ fn json(out: &mut String, text: &str) {
 #[derive(Debug, Clone, Copy)]
 enum Format {
     Json,
-    Pretty,
+    Pretty { colours: bool },
 }
 
-/// The line of an event, with what the running context says of whose it is.
-fn line(event: &Event<'_>, format: Format, time: Timestamp) -> String {
+/// What libraries name and say nothing else of.
+fn name_alone(event: &Event<'_>) -> Option<&'static str> {
     let metadata = event.metadata();
-    let mut fields = Fields { format, message: String::new(), text: String::with_capacity(512) };
-    let service = Context::map_current(|context| {
-        let scope = context.get::<Scope>();
-        fields.ids(context, scope);
-        scope.map(|scope| scope.service)
-    });
-    event.record(&mut fields);
-    let Fields { mut message, text, .. } = fields;
-    if message.is_empty() {
-        // Libraries name some of their events and say nothing else.
-        metadata.name().clone_into(&mut message);
+    metadata.fields().field("message").is_none().then(|| metadata.name())
+}
+
+/// Nothing in it can fail: it is written into memory.
+fn json(event: &Event<'_>, context: &Context, time: Timestamp) -> serde_json::Result<String> {
+    let (metadata, scope, span) = (event.metadata(), context.get::<Scope>(), context.span());
+    let mut line = Vec::with_capacity(512);
+    // The members people look for first come first.
+    let mut serializer = serde_json::Serializer::new(&mut line);
+    let mut members = serializer.serialize_map(None)?;
+    members.serialize_entry("time", &time)?;
+    members.serialize_entry("level", metadata.level().as_str())?;
+    if let Some(name) = name_alone(event) {
+        members.serialize_entry("message", name)?;
     }
-    let (level, target) = (metadata.level(), metadata.target());
-    let mut line = String::with_capacity(192 + message.len() + text.len());
-    // Nothing can fail: it is written into memory.
-    let _ = match format {
-        Format::Json => {
-            // The members people look for first come first.
-            let _ = write!(line, r#"{{"time":"{time}","level":"{level}","message":"#);
-            json(&mut line, &message);
-            line.extend([",\"target\":\"", target, "\""]);
-            // The event knows better.
-            if let Some(service) = service.filter(|_| metadata.fields().field("service").is_none()) {
-                line.extend([",\"service\":\"", service, "\""]);
-            }
-            writeln!(line, "{text}}}")
-        }
-        Format::Pretty => {
-            let service = service.unwrap_or("-");
-            writeln!(line, "{time} {level:>5} {service:<13} {message}{text}")
-        }
-    };
-    line
+    let mut visitor = SerdeMapVisitor::new(members);
+    event.record(&mut visitor);
+    let mut members = visitor.take_serializer()?;
+    members.serialize_entry("target", metadata.target())?;
+    // The event knows better.
+    if let Some(scope) = scope.filter(|_| metadata.fields().field("service").is_none()) {
+        members.serialize_entry("service", scope.service)?;
+    }
+    if let Some(id) = scope.and_then(|scope| scope.correlation_id.as_ref()) {
+        members.serialize_entry(CORRELATION_ID, id.as_str())?;
+    }
+    let ids = span.span_context();
+    if ids.is_valid() {
+        members.serialize_entry("trace_id", &format_args!("{}", ids.trace_id()))?;
+        members.serialize_entry("span_id", &format_args!("{}", ids.span_id()))?;
+    }
+    members.end()?;
+    line.push(b'\n');
+    Ok(String::from_utf8(line).unwrap_or_default())
+}
+
+/// The time is of the day, and ids are cut: that tells apart what is on a screen. Nothing can fail here, either.
+fn pretty(event: &Event<'_>, context: &Context, time: Timestamp, colours: bool) -> String {
+    let (level, scope, span) = (*event.metadata().level(), context.get::<Scope>(), context.span());
+    let style = |style: Style| if colours { style } else { Style::new() };
+    let colour = style(Style::new().fg_color(Some(match level {
+        Level::ERROR => AnsiColor::Red.into(),
+        Level::WARN => AnsiColor::Yellow.into(),
+        Level::INFO => AnsiColor::Green.into(),
+        Level::DEBUG | Level::TRACE => AnsiColor::Blue.into(),
+    })));
+    let (bold, dim) = (style(Style::new().bold()), style(Style::new().dimmed()));
+    let time = time.to_string();
+    let (clock, service) = (time.get(11..23).unwrap_or(&time), scope.map_or("-", |scope| scope.service));
+    let mut line = format!("{dim}{clock}{dim:#} {colour}{level:>5}{colour:#} {bold}{service:<13}{bold:#} ");
+    line.push_str(name_alone(event).unwrap_or_default());
+    let _ = DefaultFields::new().format_fields(Writer::new(&mut line), event);
+    if let Some(id) = scope.and_then(|scope| scope.correlation_id.as_ref()) {
+        let _ = write!(line, "{dim} {CORRELATION_ID}={:.8}{dim:#}", id.as_str());
+    }
+    if span.span_context().is_valid() {
+        let _ = write!(line, "{dim} trace_id={:.8}{dim:#}", span.span_context().trace_id().to_string());
+    }
+    line + "\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::CorrelationId;
-    use crate::telemetry::span::{self, InSpan};
+    use crate::contract::{CorrelationId, TraceContext};
+    use crate::telemetry::{export, subscriber};
     use serde_json::{Value, json};
+    use std::cell::Cell;
     use std::collections::HashMap;
     use std::sync::{Arc, Mutex};
-    use tracing_subscriber::layer::SubscriberExt;
+    use tracing::Instrument;
 
-    /// Keeps the lines of what is logged.
-    struct Kept(Format, Arc<Mutex<Vec<String>>>);
+    /// Keeps the lines that are written.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
 
-    impl<S: Subscriber> Layer<S> for Kept {
-        fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
-            self.1.lock().unwrap().push(line(event, self.0, Timestamp::now()));
+    impl io::Write for Kept {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(text);
+            Ok(text.len())
         }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines_to(output: Option<Output>, wanted: &str, format: Format) -> Lines {
+        let wanted = Targets::from_str(wanted).unwrap();
+        Lines { wanted, output, format, limited: Limited::default(), dispatch: OnceLock::new() }
     }
 
     /// The lines of what `log` logs.
     fn lines(format: Format, log: impl FnOnce()) -> Vec<String> {
-        let kept: Arc<Mutex<Vec<String>>> = Arc::default();
-        let subscriber = tracing_subscriber::registry().with(Kept(format, Arc::clone(&kept)));
-        tracing::subscriber::with_default(subscriber, log);
-        Arc::into_inner(kept).unwrap().into_inner().unwrap()
+        let kept = Kept::default();
+        let output = Output::to(kept.clone()).unwrap();
+        let lines = lines_to(Some(output.clone()), "trace", format);
+        tracing::subscriber::with_default(subscriber(export::unsent(), lines), log);
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(output.flush());
+        let written = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        written.split_inclusive('\n').map(str::to_owned).collect()
     }
 
     #[test]
@@ -302,7 +250,7 @@ mod tests {
         let read: Vec<Value> = written.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         let expected = json!({
             "time": read[0]["time"], "level": "INFO", "target": "shared::telemetry::lines::tests", "message": odd,
-            "odd": odd, "debug": format!("{odd:?}"), "count": 3, "below": -3, "yes": true, "half": "0.5",
+            "odd": odd, "debug": format!("{odd:?}"), "count": 3, "below": -3, "yes": true, "half": 0.5,
         });
         assert_eq!(read[0], expected);
         assert_eq!((&read[1]["message"], &read[1]["target"]), (&json!("a name alone"), &json!("library")));
@@ -313,33 +261,32 @@ mod tests {
     #[test]
     fn lines_of_a_request_have_its_ids_in_both_formats() {
         let id = CorrelationId::parse("some-request").unwrap();
-        let span = span::http_request("gateway", &id, &HashMap::new(), "GET", "/", None);
-        let ids = span.ids();
-        let say =
-            || futures_util::FutureExt::now_or_never(async { tracing::info!("said") }.in_span(span.clone()));
-        let read: Value = serde_json::from_str(&lines(Format::Json, || say().unwrap())[0]).unwrap();
+        let ids = Cell::new(TraceContext::NONE);
+        let say = || {
+            let span = span::http_request("gateway", &id, &HashMap::new(), "GET", "/", None);
+            ids.set(span::ids(&span));
+            futures_util::FutureExt::now_or_never(async { tracing::info!("said") }.instrument(span)).unwrap();
+        };
+        let read: Value = serde_json::from_str(&lines(Format::Json, say)[0]).unwrap();
+        let TraceContext { trace_id, span_id } = ids.get();
         assert_eq!((&read["correlation_id"], &read["service"]), (&json!("some-request"), &json!("gateway")));
-        assert_eq!(read["trace_id"], ids.trace_id.to_string());
-        assert_eq!(read["span_id"], ids.span_id.to_string());
-        let text = &lines(Format::Pretty, || say().unwrap())[0];
-        let expected = format!(
-            "gateway       said correlation_id=some-request trace_id={} span_id={}\n",
-            ids.trace_id, ids.span_id
+        assert_eq!(
+            (&read["trace_id"], &read["span_id"]),
+            (&json!(trace_id.to_string()), &json!(span_id.to_string()))
         );
+        let text = &lines(Format::Pretty { colours: false }, say)[0];
+        let trace_id = ids.get().trace_id.to_string();
+        let expected = format!("gateway       said correlation_id=some-req trace_id={}\n", &trace_id[..8]);
         assert!(text.ends_with(&expected), "{text}");
     }
 
     #[test]
     fn what_is_written_is_asked_for_and_what_is_ours_and_bad_is_let_through() {
-        let lines = |written: bool, text: &str| Lines {
-            wanted: Targets::from_str(text).unwrap(),
-            output: written.then(|| Output::to(io::sink()).unwrap()),
-            format: Format::Json,
-            limited: Limited::default(),
+        let lines = |written: bool, text: &str| {
+            lines_to(written.then(|| Output::to(io::sink()).unwrap()), text, Format::Json)
         };
         let passed = |lines: Lines| {
-            let subscriber = tracing_subscriber::registry().with(lines);
-            tracing::subscriber::with_default(subscriber, || {
+            tracing::subscriber::with_default(subscriber(export::unsent(), lines), || {
                 [
                     tracing::enabled!(target: "library", Level::INFO),
                     tracing::enabled!(target: "library", Level::ERROR),

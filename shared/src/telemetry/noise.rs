@@ -13,6 +13,11 @@ const TARGETS: &str = "opentelemetry";
 /// How often each of its messages is written at most.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// Whether OpenTelemetry says it.
+pub(super) fn is_of_telemetry(event: &Metadata<'_>) -> bool {
+    event.target().starts_with(TARGETS)
+}
+
 /// Lets each message of OpenTelemetry's through once a minute, and everything else always.
 #[derive(Debug, Default)]
 pub(super) struct Limited {
@@ -23,7 +28,7 @@ pub(super) struct Limited {
 impl Limited {
     /// Whether an event with this metadata is written at `now`.
     pub(super) fn admits(&self, event: &Metadata<'_>, now: Instant) -> bool {
-        if !event.target().starts_with(TARGETS) {
+        if !is_of_telemetry(event) {
             return true;
         }
         // Nobody panics while holding it; should anybody, each entry is still whole.

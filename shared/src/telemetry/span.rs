@@ -2,52 +2,27 @@
 //!
 //! Names and attributes follow OpenTelemetry's semantic conventions; NATS and its key-value buckets are not
 //! registered there and appear as `nats` and `nats_kv`. Nobody's password, token, address or text is among them.
+//! Fields that are `Empty` are recorded later, those of one moment in one call.
 
-use std::borrow::Cow;
 use std::fmt::Display;
-use std::pin::Pin;
-use std::sync::OnceLock;
-use std::task::{self, Poll};
 
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{
-    Link, Span as _, SpanBuilder, SpanKind, SpanRef, Status, TraceContextExt, Tracer, TracerProvider,
-};
+use opentelemetry::trace::{FutureExt, Status, TraceContextExt, WithContext};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
-use opentelemetry_semantic_conventions::attribute as key;
-use pin_project_lite::pin_project;
+use tracing::field::{Empty, display};
+use tracing::{Dispatch, Span, dispatcher, info_span, record_all};
+use tracing_opentelemetry::{OpenTelemetrySpanExt, get_otel_context};
 
-use super::{export, propagators};
+use super::propagators;
 use crate::contract::{CorrelationId, RequestIds, TraceContext};
 use crate::messaging::headers;
 
 /// What a request is found by: in baggage, on every span, in every log line.
 pub(super) const CORRELATION_ID: &str = "correlation_id";
 
-/// Whose span it is: on its way to the exporter, which makes it the resource's `service.name`.
-pub(super) const SERVICE: &str = "eventboard.service";
-
-/// As many attributes as most spans have at their end.
-const ATTRIBUTES: usize = 12;
-
-/// Makes the spans of this process.
-static TRACER: OnceLock<SdkTracer> = OnceLock::new();
-
-/// Has `provider` make the spans of this process from now on, unless another one does already.
-pub(super) fn made_by(provider: &SdkTracerProvider) {
-    let _ = TRACER.set(tracer_of(provider));
-}
-
-/// Where nothing was started, as in a test, spans have ids and nothing else.
-fn tracer() -> &'static SdkTracer {
-    TRACER.get_or_init(|| tracer_of(&export::unsent()))
-}
-
-fn tracer_of(provider: &SdkTracerProvider) -> SdkTracer {
-    provider.tracer("eventboard")
-}
+/// The target of spans that begin what others have asked for. All others are parts of those.
+pub(super) const REQUEST: &str = "shared::request";
 
 /// What a context carries besides its span.
 #[derive(Debug, Clone)]
@@ -60,127 +35,20 @@ pub(super) struct Scope {
     pub(super) from_client: bool,
 }
 
-/// A span, with the context in which runs what it stands for. It ends with its last clone.
-#[derive(Debug, Clone)]
-pub struct Span(Context);
-
-impl Span {
-    /// The one that runs.
-    pub fn current() -> Self {
-        Self(Context::current())
-    }
-
-    /// Begins one below `parent`; its attributes are asked for if it is recorded.
-    fn begin<A>(
-        parent: &Context,
-        kind: SpanKind,
-        name: impl Into<Cow<'static, str>>,
-        links: Vec<Link>,
-        attributes: impl FnOnce() -> A,
-    ) -> Self
-    where
-        A: IntoIterator<Item = KeyValue>,
-    {
-        // With room for what is said later, too: growing step by step is a good part of what a span costs.
-        let room = Vec::with_capacity(ATTRIBUTES);
-        let builder = SpanBuilder::from_name(name).with_kind(kind).with_links(links).with_attributes(room);
-        let mut span = tracer().build_with_context(builder, parent);
-        if span.is_recording() {
-            // The first ones: there may be a limit to how many are kept.
-            if let Some(scope) = parent.get::<Scope>() {
-                span.set_attribute(KeyValue::new(SERVICE, scope.service));
-                let id = scope.correlation_id.as_ref();
-                span.set_attributes(id.map(|id| KeyValue::new(CORRELATION_ID, id.shared())));
-            }
-            span.set_attributes(attributes());
-        }
-        Self(parent.with_span(span))
-    }
-
-    /// Begins one below the one that runs. What belongs to no recorded request has no span, and is part of what runs:
-    /// loops in the background ask several times a second.
-    fn below_current<A>(
-        kind: SpanKind,
-        name: impl FnOnce() -> Cow<'static, str>,
-        attributes: impl FnOnce() -> A,
-    ) -> Self
-    where
-        A: IntoIterator<Item = KeyValue>,
-    {
-        let parent = Context::current();
-        if parent.span().span_context().is_sampled() {
-            Self::begin(&parent, kind, name(), Vec::new(), attributes)
-        } else {
-            Self(parent)
-        }
-    }
-
-    /// Its ids.
-    pub fn ids(&self) -> TraceContext {
-        TraceContext::of(self.span().span_context())
-    }
-
-    fn span(&self) -> SpanRef<'_> {
-        self.0.span()
-    }
+/// The context of what runs: the current span's, or else the service's.
+pub(super) fn running(dispatch: &Dispatch) -> Context {
+    let span = dispatch.current_span();
+    span.id().and_then(|id| get_otel_context(id, dispatch)).unwrap_or_else(Context::current)
 }
 
-pin_project! {
-    /// A future that runs in a span.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless they are polled"]
-    pub struct Spanned<F> {
-        #[pin]
-        // Taken out where it ends, so that it is dropped in the span, too.
-        future: Option<F>,
-        span: Span,
-    }
-
-    impl<F> PinnedDrop for Spanned<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            if this.future.is_some() {
-                let _attached = this.span.0.clone().attach();
-                this.future.set(None);
-            }
-        }
-    }
+/// Runs what `service` does: what it says outside of requests has that name. That is no span of a trace.
+pub fn as_service<F>(service: &'static str, work: F) -> WithContext<F> {
+    work.with_context(Context::new().with_value(Scope { service, correlation_id: None, from_client: false }))
 }
 
-impl<F: Future> Future for Spanned<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, waker: &mut task::Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
-        let _attached = this.span.0.clone().attach();
-        // Who polls it after its end waits for ever.
-        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
-        let polled = future.poll(waker);
-        if polled.is_ready() {
-            this.future.set(None);
-        }
-        polled
-    }
-}
-
-/// Runs futures in spans, to which belongs whatever they say, also when they are dropped.
-pub trait InSpan: Future + Sized {
-    /// In this one.
-    fn in_span(self, span: Span) -> Spanned<Self> {
-        Spanned { future: Some(self), span }
-    }
-
-    /// In the one that runs now.
-    fn in_current_span(self) -> Spanned<Self> {
-        self.in_span(Span::current())
-    }
-}
-
-impl<F: Future> InSpan for F {}
-
-/// No span of a trace: what runs in it says that it is `service`.
-pub fn service(service: &'static str) -> Span {
-    Span(Context::new().with_value(Scope { service, correlation_id: None, from_client: false }))
+/// The ids of a span.
+pub fn ids(span: &Span) -> TraceContext {
+    TraceContext::of(span.context().span().span_context())
 }
 
 /// The span of one HTTP request that `service` answers, to this path where that holds ids only. It continues the trace
@@ -194,22 +62,24 @@ pub fn http_request(
     path: Option<&str>,
 ) -> Span {
     let scope = Scope { service, correlation_id: Some(correlation_id.clone()), from_client: true };
-    let name = format!("{method} {route}");
-    Span::begin(&extracted(client, scope), SpanKind::Server, name, Vec::new(), || {
-        let path = path.map(|path| KeyValue::new(key::URL_PATH, path.to_owned()));
-        [
-            KeyValue::new(key::HTTP_REQUEST_METHOD, method),
-            KeyValue::new(key::HTTP_ROUTE, route.to_owned()),
-            KeyValue::new(key::URL_SCHEME, "http"),
-        ]
-        .into_iter()
-        .chain(path)
-    })
+    let span = info_span!(
+        target: REQUEST,
+        parent: None,
+        "http request",
+        otel.name = %format_args!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = method,
+        http.route = route,
+        url.scheme = "http",
+        url.path = path,
+        http.response.status_code = Empty,
+    );
+    below(span, extracted(client, scope))
 }
 
 /// Says how an HTTP request was answered.
 pub fn http_response(span: &Span, status: u16) {
-    set(span, key::HTTP_RESPONSE_STATUS_CODE, i64::from(status));
+    record_all!(span, http.response.status_code = i64::from(status));
     if status >= 500 {
         fail(span, status);
     }
@@ -217,13 +87,16 @@ pub fn http_response(span: &Span, status: u16) {
 
 /// The span of one attempt to have a worker answer `subject`.
 pub fn request(subject: &'static str, size: usize, attempt: u32) -> Span {
-    Span::below_current(
-        SpanKind::Producer,
-        || format!("request {subject}").into(),
-        || {
-            let attempt = KeyValue::new("retry.attempt", i64::from(attempt));
-            message_attributes(subject, size, "request", "send").into_iter().chain([attempt])
-        },
+    info_span!(
+        "request",
+        otel.name = %format_args!("request {subject}"),
+        otel.kind = "producer",
+        messaging.system = "nats",
+        messaging.operation.name = "request",
+        messaging.operation.type = "send",
+        messaging.destination.name = subject,
+        messaging.message.body.size = number(size),
+        retry.attempt = i64::from(attempt),
     )
 }
 
@@ -238,24 +111,34 @@ pub fn process(
 ) -> Span {
     let scope = Scope { service, correlation_id: Some(correlation_id.clone()), from_client: false };
     let parent = extracted(sender, scope);
-    let sent = parent.span().span_context().clone();
+    let span = info_span!(
+        target: REQUEST,
+        parent: None,
+        "message",
+        otel.name = %format_args!("process {subject}"),
+        otel.kind = "consumer",
+        messaging.system = "nats",
+        messaging.operation.name = "process",
+        messaging.operation.type = "process",
+        messaging.destination.name = subject,
+        messaging.message.body.size = number(size),
+        messaging.consumer.group.name = group,
+        messaging.message.conversation_id = correlation_id.as_str(),
+        eventboard.reply.status = Empty,
+        eventboard.problem = Empty,
+        idempotency.replayed = Empty,
+        idempotency.original_correlation_id = Empty,
+        idempotency.original_trace_id = Empty,
+    );
     // One that is not valid, as where nobody has sent any, is left out.
-    let links = vec![Link::with_context(sent)];
-    Span::begin(&parent, SpanKind::Consumer, format!("process {subject}"), links, || {
-        message_attributes(subject, size, "process", "process").into_iter().chain([
-            KeyValue::new(key::MESSAGING_CONSUMER_GROUP_NAME, group),
-            KeyValue::new(key::MESSAGING_MESSAGE_CONVERSATION_ID, correlation_id.shared()),
-        ])
-    })
+    span.add_link(parent.span().span_context().clone());
+    below(span, parent)
 }
 
 /// Says how a message was answered, and with which problem. That a request was refused is no failure of who
 /// refused it.
 pub fn reply(span: &Span, status: u16, problem: Option<&'static str>) {
-    set(span, "eventboard.reply.status", i64::from(status));
-    if let Some(problem) = problem {
-        set(span, "eventboard.problem", problem);
-    }
+    record_all!(span, eventboard.reply.status = i64::from(status), eventboard.problem = problem);
     if status >= 500 {
         fail(span, problem.unwrap_or("failed"));
     }
@@ -263,175 +146,153 @@ pub fn reply(span: &Span, status: u16, problem: Option<&'static str>) {
 
 /// Says that the answer was given before, to the request `first`.
 pub fn replayed(span: &Span, first: &RequestIds) {
-    set(span, "idempotency.replayed", true);
-    set(span, "idempotency.original_correlation_id", first.correlation_id.shared());
     let original = first.trace.to_span_context();
-    if original.is_valid() {
-        set(span, "idempotency.original_trace_id", first.trace.trace_id.to_string());
-        span.span().add_link(original, vec![KeyValue::new("eventboard.link", "idempotency.original")]);
-    }
+    let trace_id = original.is_valid().then(|| display(first.trace.trace_id));
+    record_all!(
+        span,
+        idempotency.replayed = true,
+        idempotency.original_correlation_id = first.correlation_id.as_str(),
+        idempotency.original_trace_id = trace_id,
+    );
+    span.add_link_with_attributes(original, vec![KeyValue::new("eventboard.link", "idempotency.original")]);
 }
 
 /// The span of one statement.
 pub fn statement(system: &'static str, operation: &'static str, collection: &str, text: &str) -> Span {
-    let summary = || {
-        if collection.is_empty() { operation.to_owned() } else { format!("{operation} {collection}") }
-    };
-    Span::below_current(
-        SpanKind::Client,
-        || summary().into(),
-        || {
-            let collection = (!collection.is_empty())
-                .then(|| KeyValue::new(key::DB_COLLECTION_NAME, collection.to_owned()));
-            [
-                KeyValue::new(key::DB_SYSTEM_NAME, system),
-                KeyValue::new(key::DB_OPERATION_NAME, operation),
-                KeyValue::new(key::DB_QUERY_SUMMARY, summary()),
-                // Placeholders stand where values are.
-                KeyValue::new(key::DB_QUERY_TEXT, text.to_owned()),
-            ]
-            .into_iter()
-            .chain(collection)
-        },
+    let summary = [operation, collection].join(" ");
+    let summary = summary.trim_end();
+    info_span!(
+        "statement",
+        otel.name = summary,
+        otel.kind = "client",
+        db.system.name = system,
+        db.operation.name = operation,
+        db.query.summary = summary,
+        // Placeholders stand where values are.
+        db.query.text = text,
+        db.collection.name = (!collection.is_empty()).then_some(collection),
+        db.response.returned_rows = Empty,
+        db.response.status_code = Empty,
     )
 }
 
 /// Says what came of a statement.
-pub fn statement_ended(span: &Span, returned_rows: Option<usize>, failure: Option<&str>) {
-    if let Some(rows) = returned_rows {
-        set(span, key::DB_RESPONSE_RETURNED_ROWS, i64::try_from(rows).unwrap_or(i64::MAX));
-    }
+pub fn statement_ended(span: &Span, rows: Option<usize>, failure: Option<&str>) {
+    record_all!(span, db.response.returned_rows = rows.map(number), db.response.status_code = failure);
     if let Some(code) = failure {
-        set(span, key::DB_RESPONSE_STATUS_CODE, code.to_owned());
         fail(span, code);
     }
 }
 
 /// The span of one request to a key-value bucket; what is stored under is a hash, or names nobody.
 pub fn key_value(operation: &'static str, bucket: &'static str, key: &str) -> Span {
-    Span::below_current(
-        SpanKind::Client,
-        || format!("{operation} {bucket}").into(),
-        || {
-            [
-                KeyValue::new(key::DB_SYSTEM_NAME, "nats_kv"),
-                KeyValue::new(key::DB_NAMESPACE, bucket),
-                KeyValue::new(key::DB_OPERATION_NAME, operation),
-                KeyValue::new("eventboard.kv.key", key.to_owned()),
-            ]
-        },
+    info_span!(
+        "bucket",
+        otel.name = %format_args!("{operation} {bucket}"),
+        otel.kind = "client",
+        db.system.name = "nats_kv",
+        db.namespace = bucket,
+        db.operation.name = operation,
+        eventboard.kv.key = key,
     )
 }
 
-/// The span of work within this process.
-pub fn internal(name: &'static str) -> Span {
-    Span::below_current(SpanKind::Internal, || name.into(), || [])
+/// The span of work within this process that may outlast what it is part of: that one ends without it.
+pub fn detached(name: &'static str) -> Span {
+    let span = info_span!(
+        parent: None,
+        "detached",
+        otel.name = name,
+        otel.kind = "internal",
+        eventboard.queue_wait_us = Empty,
+    );
+    below(span, dispatcher::get_default(running))
 }
 
 /// Says how long something waited for its turn.
 pub fn queue_wait(span: &Span, wait: std::time::Duration) {
-    set(span, "eventboard.queue_wait_us", i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
+    record_all!(span, eventboard.queue_wait_us = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
 }
 
-/// Says that what the span stands for has failed, and by which word of a closed set.
+/// Says that what the span stands for has failed, and by which word of a closed set. That is too rare for a field.
 pub fn fail(span: &Span, error_type: impl Display) {
-    set(span, key::ERROR_TYPE, error_type.to_string());
-    span.span().set_status(Status::error(""));
+    span.set_attribute("error.type", error_type.to_string());
+    span.set_status(Status::error(""));
 }
 
-fn set(span: &Span, name: &'static str, value: impl Into<opentelemetry::Value>) {
-    span.span().set_attribute(KeyValue::new(name, value));
+fn number(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// Makes `span`, which was made a moment ago, a part of `parent`.
+fn below(span: Span, parent: Context) -> Span {
+    let _fails_without_a_bridge = span.set_parent(parent);
+    span
 }
 
 /// Puts the context of the running request into the headers of a message.
 pub fn inject(message: &mut dyn Injector) {
-    Context::map_current(|context| {
-        if propagators().trace_context {
-            TraceContextPropagator::new().inject_context(context, message);
-        }
-        let id = context.get::<Scope>().and_then(|scope| scope.correlation_id.as_ref());
-        if propagators().baggage
-            && let Some(id) = id
-        {
-            // Nothing in it needs to be encoded.
-            message.set(headers::BAGGAGE, format!("{CORRELATION_ID}={id}"));
-        }
-    });
-}
-
-/// Headers without a `traceparent` that breaks its rules: the propagator takes ids of any length.
-struct WellFormed<'a>(&'a dyn Extractor);
-
-impl Extractor for WellFormed<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).filter(|value| name != "traceparent" || is_traceparent(value))
+    let context = dispatcher::get_default(running);
+    if propagators().trace_context {
+        TraceContextPropagator::new().inject_context(&context, message);
     }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys()
+    if propagators().baggage
+        && let Some(Scope { correlation_id: Some(id), .. }) = context.get()
+    {
+        // Nothing in it needs to be encoded.
+        message.set(headers::BAGGAGE, format!("{CORRELATION_ID}={id}"));
     }
-}
-
-/// Whether this is a `traceparent` (W3C Trace Context, section 3.2.2). A later version may have more behind it.
-fn is_traceparent(value: &str) -> bool {
-    let hex = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let mut parts = value.split('-');
-    let (Some(version), Some(trace), Some(span), Some(flags)) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return false;
-    };
-    let in_order = hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2);
-    in_order && version != "ff" && (version != "00" || parts.next().is_none())
 }
 
 /// The context that came along, with `scope`. Baggage is left behind: the one thing it holds comes as a header of its
 /// own.
 fn extracted(headers: &dyn Extractor, scope: Scope) -> Context {
     let context = Context::new().with_value(scope);
-    if propagators().trace_context {
-        TraceContextPropagator::new().extract_with_context(&context, &WellFormed(headers))
+    if propagators().trace_context && headers.get("traceparent").is_some_and(is_traceparent) {
+        TraceContextPropagator::new().extract_with_context(&context, headers)
     } else {
         context
     }
 }
 
-fn message_attributes(
-    subject: &'static str,
-    size: usize,
-    operation: &'static str,
-    operation_type: &'static str,
-) -> [KeyValue; 5] {
-    [
-        KeyValue::new(key::MESSAGING_SYSTEM, "nats"),
-        KeyValue::new(key::MESSAGING_OPERATION_NAME, operation),
-        KeyValue::new(key::MESSAGING_OPERATION_TYPE, operation_type),
-        KeyValue::new(key::MESSAGING_DESTINATION_NAME, subject),
-        KeyValue::new(key::MESSAGING_MESSAGE_BODY_SIZE, i64::try_from(size).unwrap_or(i64::MAX)),
-    ]
+/// Whether the parts of a `traceparent` have the form they must have (W3C Trace Context, section 3.2.2): the propagator
+/// takes numbers of any length. It checks the rest.
+fn is_traceparent(value: &str) -> bool {
+    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = value.split('-');
+    let whole =
+        [2, 32, 16, 2].map(|length| parts.next().is_some_and(|part| part.len() == length && is_hex(part)));
+    // A later version may have more behind it.
+    whole == [true; 4] && (parts.next().is_none() || !value.starts_with("00"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::tests::start_unsent;
     use std::collections::HashMap;
     use std::sync::Mutex;
+    use tracing::Instrument;
 
     /// The correlation id of what runs, if that is a request.
-    fn running() -> Option<String> {
-        let id = |scope: &Scope| scope.correlation_id.as_ref().map(ToString::to_string);
-        Context::map_current(|context| context.get::<Scope>().and_then(id))
+    fn correlation_id() -> Option<String> {
+        let context = dispatcher::get_default(running);
+        context.get::<Scope>()?.correlation_id.as_ref().map(ToString::to_string)
+    }
+
+    /// The ids of what runs.
+    fn running_ids() -> TraceContext {
+        TraceContext::of(dispatcher::get_default(running).span().span_context())
     }
 
     #[test]
     fn a_malformed_traceparent_begins_no_trace() {
+        let _started = start_unsent();
         let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
         let continued = |traceparent: &str| {
             let headers = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
             let id = CorrelationId::parse("some").unwrap();
-            http_request("gateway", &id, &headers, "GET", "/", None).ids().trace_id.to_string() == trace
+            ids(&http_request("gateway", &id, &headers, "GET", "/", None)).trace_id.to_string() == trace
         };
         for good in [format!("00-{trace}-{span}-01"), format!("01-{trace}-{span}-00-more")] {
             assert!(continued(&good), "{good}");
@@ -464,46 +325,50 @@ mod tests {
 
         impl Drop for Dropped<'_> {
             fn drop(&mut self) {
-                *self.0.lock().unwrap() = running();
+                *self.0.lock().unwrap() = correlation_id();
             }
         }
 
+        let _started = start_unsent();
         let seen = Mutex::default();
         let mut future = Box::pin(
             async {
                 let _dropped = Dropped(&seen);
                 std::future::pending::<()>().await;
             }
-            .in_span(some_request()),
+            .instrument(some_request()),
         );
         assert!(futures_util::poll!(&mut future).is_pending());
-        assert_eq!((seen.lock().unwrap().clone(), running()), (None, None));
+        assert_eq!((seen.lock().unwrap().clone(), correlation_id()), (None, None));
         drop(future);
-        assert_eq!((seen.lock().unwrap().as_deref(), running()), (Some("some"), None));
-        assert_eq!(async { running() }.in_span(some_request()).await.as_deref(), Some("some"));
+        assert_eq!((seen.lock().unwrap().as_deref(), correlation_id()), (Some("some"), None));
+        assert_eq!(async { correlation_id() }.instrument(some_request()).await.as_deref(), Some("some"));
     }
 
     #[tokio::test]
     async fn what_is_not_recorded_has_the_ids_of_what_it_is_part_of() {
+        let _started = start_unsent();
         let request = some_request();
-        assert_ne!(request.ids(), TraceContext::NONE);
-        let below = async { internal("password.verify").ids() }.in_span(request.clone()).await;
-        assert_eq!(below, request.ids());
-        assert_eq!(internal("password.verify").ids(), TraceContext::NONE);
+        assert_ne!(ids(&request), TraceContext::NONE);
+        let below = async { async { running_ids() }.instrument(detached("password.verify")).await };
+        assert_eq!(below.instrument(request.clone()).await, ids(&request));
+        let alone = async { running_ids() }.instrument(detached("password.verify")).await;
+        assert_eq!(alone, TraceContext::NONE);
     }
 
     #[tokio::test]
     async fn a_message_carries_the_ids_of_the_request_it_belongs_to() {
+        let _started = start_unsent();
         let mut headers = HashMap::new();
         inject(&mut headers);
         assert_eq!(headers, HashMap::new());
         let request = some_request();
-        async { inject(&mut headers) }.in_span(request.clone()).await;
-        let TraceContext { trace_id, span_id } = request.ids();
+        async { inject(&mut headers) }.instrument(request.clone()).await;
+        let TraceContext { trace_id, span_id } = ids(&request);
         assert_eq!(headers["traceparent"], format!("00-{trace_id}-{span_id}-00"));
         assert_eq!(headers["baggage"], "correlation_id=some");
         let (id, group) = (CorrelationId::parse("other").unwrap(), "events");
-        let taken = process("events-worker", &id, &headers, "events.get", group, 2).ids();
+        let taken = ids(&process("events-worker", &id, &headers, "events.get", group, 2));
         assert!(taken.trace_id == trace_id && taken.span_id != span_id, "{taken:?}");
     }
 }
