@@ -14,3 +14,7 @@ pub mod ops;
 pub mod revocations;
 pub mod settings;
 pub mod telemetry;
+
+/// One thread frees what another has allocated: spans, log lines, messages. glibc's allocator is slow at that.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
