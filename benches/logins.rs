@@ -22,12 +22,12 @@ use std::time::{Duration, Instant};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use auth_worker::hasher::Hasher;
 use auth_worker::peppers::Peppers;
+use contract::auth::Secret;
 use futures_util::future::join_all;
 use harness::stack::median;
 use harness::system::PASSWORD;
 use harness::{Database, System};
 use serde_json::json;
-use shared::contract::auth::Secret;
 
 const ROUND: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 5;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use messaging::NatsSettings;
 use nix::sys::signal::Signal;
 use rand::RngExt;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
-use shared::demo;
-use shared::settings::NatsSettings;
+use service::demo;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

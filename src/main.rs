@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use contract::{auth, events};
 use eventboard::{chaos, healthcheck, runner, trace};
-use shared::contract::{auth, events};
-use shared::ops;
-use shared::settings::{self, Environment, NatsSettings, SettingsCheck};
-use shared::telemetry::span;
+use messaging::NatsSettings;
+use settings::{Environment, SettingsCheck};
+use telemetry::span;
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
 #[derive(Debug, Parser)]
@@ -97,14 +97,14 @@ async fn serve(service: Service) -> anyhow::Result<ExitCode> {
         Service::EventsWorker { config } => config.check(),
     };
     if let Err(refused) = checked {
-        return Ok(ops::refuse_to_start(&refused));
+        return Ok(service::refuse_to_start(&refused));
     }
     if let Service::AuthWorker { command: Some(command), config } = service {
         let said = auth_worker::run_command(&config, command).await?;
         std::io::stdout().write_all(said.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let shutdown = ops::shutdown_on_signal()?;
+    let shutdown = service::shutdown_on_signal()?;
     let run = async {
         match service {
             Service::Gateway { config } => gateway::run(config, |_| {}, shutdown).await,
@@ -118,7 +118,7 @@ async fn serve(service: Service) -> anyhow::Result<ExitCode> {
 
 /// Runs a storm and says what was seen; fails when a promise was broken.
 async fn storm(config: &chaos::Config) -> anyhow::Result<ExitCode> {
-    let shutdown = ops::shutdown_on_signal()?;
+    let shutdown = service::shutdown_on_signal()?;
     let report = chaos::run(config, &std::env::current_exe()?, shutdown).await?;
     let chaos::Report { kills, crashes, attempts, acknowledged, writes, violations } = report;
     tracing::info!(
@@ -139,9 +139,9 @@ async fn storm(config: &chaos::Config) -> anyhow::Result<ExitCode> {
 /// The whole system, until it is asked to stop.
 async fn run(config: runner::Config) -> anyhow::Result<ExitCode> {
     if let Err(refused) = config.check() {
-        return Ok(ops::refuse_to_start(&refused));
+        return Ok(service::refuse_to_start(&refused));
     }
-    let shutdown = ops::shutdown_on_signal()?;
+    let shutdown = service::shutdown_on_signal()?;
     let demo = config.demo;
     let announce = |ready: &runner::Ready| {
         // Beside the log lines, which are for machines. From a thread of its own: the reader may be gone or stalled.
@@ -156,7 +156,7 @@ async fn provision(nats: &NatsSettings, replicas: usize, env: Environment) -> an
     let mut check = SettingsCheck::new(env);
     nats.check(&mut check);
     if let Err(refused) = check.finish() {
-        return Ok(ops::refuse_to_start(&refused));
+        return Ok(service::refuse_to_start(&refused));
     }
     runner::provision(nats, replicas).await?;
     Ok(ExitCode::SUCCESS)
@@ -188,7 +188,7 @@ async fn healthcheck(url: Option<String>, admin: SocketAddr) -> anyhow::Result<E
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { command, config } = settings::parse();
-    let telemetry = services(command.as_ref()).map(|services| ops::prepare_process(&services));
+    let telemetry = services(command.as_ref()).map(|services| service::prepare_process(&services));
     let ended = match command {
         None => run(config).await,
         Some(Command::Service(service)) => serve(*service).await,

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use contract::{auth, events};
 use database::{DatabaseSettings, DatabaseUrl};
+use messaging::NatsSettings;
+use messaging::{self, Connection};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use shared::contract::{auth, events};
-use shared::demo;
-use shared::messaging::{self, Connection};
-use shared::ops::ListenError;
-use shared::settings::{Environment, NatsSettings, Refused, SettingsCheck, secret};
-use shared::telemetry::span;
+use service::ListenError;
+use service::demo;
+use settings::{Environment, Refused, SettingsCheck, secret};
+use telemetry::span;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use contract::{CorrelationId, Timestamp, auth, events};
 use database::DatabaseSettings;
 use events_worker::store::audit::{self, Change};
 use reqwest::{Client, StatusCode};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
-use shared::contract::{CorrelationId, Timestamp, auth, events};
-use shared::settings::secret;
+use settings::secret;
 
 /// How long Jaeger may take for one question.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,10 +6,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use database::DatabaseSettings;
+use messaging::NatsSettings;
 use secrecy::{ExposeSecret, SecretString};
-use shared::settings::{
-    Environment, NatsSettings, Refused, SAMPLE, SecretFile, SettingsCheck, secret, secret_file,
-};
+use settings::{Environment, Refused, SAMPLE, SecretFile, SettingsCheck, secret, secret_file};
 
 use crate::peppers::{NotPeppers, Peppers};
 use crate::tokens::TokenIssuer;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use argon2::password_hash::phc::{Output, ParamsString, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, KeyId, Params, ParamsBuilder, PasswordHash, Version};
 use aws_lc_rs::constant_time;
+use contract::auth::Secret;
+use contract::begin_by;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
-use shared::contract::auth::Secret;
-use shared::contract::begin_by;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 

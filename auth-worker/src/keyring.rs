@@ -9,11 +9,11 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use contract::Timestamp;
+use identity::{ACCESS_TOKEN_SECONDS, LEEWAY};
 use jsonwebtoken::EncodingKey;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use shared::contract::Timestamp;
-use shared::identity::{ACCESS_TOKEN_SECONDS, LEEWAY};
 
 use crate::tokens::SigningKeyError;
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
-use shared::contract::Timestamp;
-use shared::identity::PublicKeys;
-use shared::messaging::KeyDirectory;
+use contract::Timestamp;
+use identity::PublicKeys;
+use messaging::KeyDirectory;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

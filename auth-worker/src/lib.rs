@@ -20,16 +20,16 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use contract::auth::{AuthHandlers, SERVICE, WORKER};
 use database::DatabaseUrl;
-use shared::contract::auth::{AuthHandlers, SERVICE, WORKER};
-use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{
+use identity::revocations::Revocations;
+use identity::{PublicKeys, Verifier};
+use messaging::{
     Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_coverage,
     watch_jetstream,
 };
-use shared::ops::{self, Status};
-use shared::revocations::Revocations;
-use shared::settings::Environment;
+use service::Status;
+use settings::Environment;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let admin = config.admin;
-    ops::run_worker(admin, ready, &shutdown, |status, announce| {
+    service::run_worker(admin, ready, &shutdown, |status, announce| {
         serve(config, status, announce, shutdown.clone())
     })
     .await

@@ -4,10 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use shared::contract::auth::WORKER;
-use shared::ops;
-use shared::settings;
-use shared::telemetry::span;
+use contract::auth::WORKER;
+use telemetry::span;
 
 /// EventBoard's identity service: answers auth.* on NATS
 #[derive(Debug, Parser)]
@@ -22,7 +20,7 @@ struct Arguments {
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = settings::parse::<Arguments>();
-    let telemetry = ops::prepare_process(&[WORKER]);
+    let telemetry = service::prepare_process(&[WORKER]);
     let served = serve(arguments).await;
     telemetry.finish().await;
     served
@@ -30,14 +28,14 @@ pub(crate) async fn main() -> anyhow::Result<ExitCode> {
 
 async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if let Err(refused) = arguments.config.check() {
-        return Ok(ops::refuse_to_start(&refused));
+        return Ok(service::refuse_to_start(&refused));
     }
     if let Some(command) = arguments.command {
         let said = auth_worker::run_command(&arguments.config, command).await?;
         std::io::stdout().write_all(said.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let shutdown = ops::shutdown_on_signal()?;
+    let shutdown = service::shutdown_on_signal()?;
     span::as_service(WORKER, auth_worker::run(arguments.config, |_| {}, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
-use shared::metrics::{durations, meter};
-use shared::telemetry::span;
+use telemetry::metrics::{durations, meter};
+use telemetry::span;
 use tracing::Span;
 
 struct Instruments {

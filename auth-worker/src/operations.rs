@@ -17,9 +17,9 @@ mod update_member;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
-use shared::contract::auth::{AuthHandlers, Secret, SessionId, SignedIn, UserId};
-use shared::contract::{Failure, Timestamp};
-use shared::identity::ACCESS_TOKEN_SECONDS;
+use contract::auth::{AuthHandlers, Secret, SessionId, SignedIn, UserId};
+use contract::{Failure, Timestamp};
+use identity::ACCESS_TOKEN_SECONDS;
 use tokio::sync::Notify;
 use uuid::Uuid;
 

@@ -1,6 +1,6 @@
 //! What becomes of a password before it is hashed, and which passwords are refused.
 
-use shared::contract::auth::{Email, RefusedPassword, Secret};
+use contract::auth::{Email, RefusedPassword, Secret};
 use unicode_normalization::UnicodeNormalization;
 
 /// The most common passwords of at least eight characters, one a line, in lower case: Django's list (see the

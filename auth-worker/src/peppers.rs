@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use secrecy::{ExposeSecret, SecretString};
-use shared::settings::listed;
+use settings::listed;
 
 /// The longest id, which Argon2 bounds.
 const MAX_ID: usize = 8;

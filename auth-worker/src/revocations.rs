@@ -4,12 +4,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use contract::Timestamp;
 use database::StoreError;
-use shared::contract::Timestamp;
-use shared::health::Health;
-use shared::key_value::KeyValueError;
-use shared::messaging::RevocationBucket;
-use shared::revocations::{REVOCATION_SECONDS, Revocation};
+use identity::revocations::{REVOCATION_SECONDS, Revocation};
+use messaging::RevocationBucket;
+use messaging::key_value::KeyValueError;
+use telemetry::health::Health;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use contract::Timestamp;
+use contract::auth::{Email, Organization, Secret, User};
 use database::StoreError;
-use shared::contract::Timestamp;
-use shared::contract::auth::{Email, Organization, Secret, User};
-use shared::demo;
+use service::demo;
 use tokio::time::Instant;
 
 use crate::hasher::{Hasher, HasherError};

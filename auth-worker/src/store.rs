@@ -9,13 +9,13 @@ mod texts;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use database::{PingError, StoreError};
-use shared::contract::Timestamp;
-use shared::contract::auth::{
+use contract::Timestamp;
+use contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
-use shared::contract::text::lookalike;
-use shared::revocations::{REVOCATION_SECONDS, Revocation};
+use contract::text::lookalike;
+use database::{PingError, StoreError};
+use identity::revocations::{REVOCATION_SECONDS, Revocation};
 use tokio::time::Instant;
 use uuid::Uuid;
 

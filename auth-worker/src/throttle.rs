@@ -16,11 +16,11 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use contract::auth::Email;
+use contract::{ClientNetwork, Failure, Timestamp, begin_by};
 use futures_util::future::join_all;
+use messaging::key_value::{KeyValueError, KeyValueStore};
 use rand::RngExt;
-use shared::contract::auth::Email;
-use shared::contract::{ClientNetwork, Failure, Timestamp, begin_by};
-use shared::key_value::{KeyValueError, KeyValueStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 

@@ -13,11 +13,11 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use contract::Timestamp;
+use contract::auth::{Secret, SessionId};
+use identity::{ACCESS_TOKEN_SECONDS, AUDIENCE, AccessClaims, ISSUER, TOKEN_TYPE};
 use jsonwebtoken::{Algorithm, Header};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use shared::contract::Timestamp;
-use shared::contract::auth::{Secret, SessionId};
-use shared::identity::{ACCESS_TOKEN_SECONDS, AUDIENCE, AccessClaims, ISSUER, TOKEN_TYPE};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -272,10 +272,10 @@ fn derived(secret: &hmac::Key, purpose: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::auth::{Email, OrganizationId, Role, User, UserId};
+    use identity::revocations::Revocations;
+    use identity::{PublicKeys, Verifier};
     use proptest::prelude::*;
-    use shared::contract::auth::{Email, OrganizationId, Role, User, UserId};
-    use shared::identity::{PublicKeys, Verifier};
-    use shared::revocations::Revocations;
 
     #[test]
     fn the_key_file_is_made_once_and_private() {

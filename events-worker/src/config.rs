@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use database::DatabaseSettings;
-use shared::settings::{Environment, NatsSettings, Refused, SettingsCheck};
+use messaging::NatsSettings;
+use settings::{Environment, Refused, SettingsCheck};
 
 /// Everything the events worker can be told.
 #[derive(Debug, Clone, Args)]

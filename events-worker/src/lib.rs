@@ -11,16 +11,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use contract::events::{EventHandlers, SERVICE, WORKER};
 use database::DatabaseUrl;
-use shared::contract::events::{EventHandlers, SERVICE, WORKER};
-use shared::idempotency::Idempotency;
-use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{
+use identity::revocations::Revocations;
+use identity::{PublicKeys, Verifier};
+use messaging::idempotency::Idempotency;
+use messaging::{
     Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_coverage,
     watch_jetstream,
 };
-use shared::ops::{self, Status};
-use shared::revocations::Revocations;
+use service::Status;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -38,7 +38,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let admin = config.admin;
-    ops::run_worker(admin, ready, &shutdown, |status, announce| {
+    service::run_worker(admin, ready, &shutdown, |status, announce| {
         serve(config, status, announce, shutdown.clone())
     })
     .await

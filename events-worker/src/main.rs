@@ -3,10 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use shared::contract::events::WORKER;
-use shared::ops;
-use shared::settings;
-use shared::telemetry::span;
+use contract::events::WORKER;
+use telemetry::span;
 
 /// EventBoard's moderation service: answers events.* on NATS
 #[derive(Debug, Parser)]
@@ -19,7 +17,7 @@ struct Arguments {
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = settings::parse::<Arguments>();
-    let telemetry = ops::prepare_process(&[WORKER]);
+    let telemetry = service::prepare_process(&[WORKER]);
     let served = serve(arguments.config).await;
     telemetry.finish().await;
     served
@@ -27,9 +25,9 @@ pub(crate) async fn main() -> anyhow::Result<ExitCode> {
 
 async fn serve(config: events_worker::Config) -> anyhow::Result<ExitCode> {
     if let Err(refused) = config.check() {
-        return Ok(ops::refuse_to_start(&refused));
+        return Ok(service::refuse_to_start(&refused));
     }
-    let shutdown = ops::shutdown_on_signal()?;
+    let shutdown = service::shutdown_on_signal()?;
     span::as_service(WORKER, events_worker::run(config, |_| {}, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

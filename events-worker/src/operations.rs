@@ -16,17 +16,17 @@ mod withdraw;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use database::StoreError;
-use shared::contract::auth::UserId;
-use shared::contract::events::{
+use contract::auth::UserId;
+use contract::events::{
     ChangeError, Event, EventHandlers, EventId, EventStatus, HistoryAction, HistoryEntry,
 };
-use shared::contract::keyed::is_kept;
-use shared::contract::{
+use contract::keyed::is_kept;
+use contract::{
     Answer, Context, EntityTag, Failure, Keepable, KeptAnswer, KeptAnswers, KeyedWrite, Operation,
     OperationError, Outcome, Principal, Problem, ProblemType,
 };
-use shared::{crash_point, fault_point};
+use database::StoreError;
+use failpoint::{crash_point, fault_point};
 
 use crate::domain::policy::{Action, Actor, Verdict, judge};
 use crate::store::{EventStore, EventTransaction};

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use contract::Timestamp;
 use database::StoreError;
-use shared::contract::Timestamp;
 use tokio::time::Instant;
 
 use crate::store::EventStore;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use contract::Timestamp;
+use contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry};
 use database::StoreError;
-use shared::contract::Timestamp;
-use shared::contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry};
-use shared::demo;
+use service::demo;
 use tokio::time::Instant;
 use uuid::Uuid;
 

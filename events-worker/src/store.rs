@@ -8,11 +8,11 @@ mod rows;
 mod sqlite;
 
 use async_trait::async_trait;
+use contract::auth::{OrganizationId, UserId};
+use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry, SortBy, SortOrder};
+use contract::text::folded;
+use contract::{KeptAnswer, KeyedWrite, Timestamp};
 use database::{PingError, StoreError};
-use shared::contract::auth::{OrganizationId, UserId};
-use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry, SortBy, SortOrder};
-use shared::contract::text::folded;
-use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use tokio::time::Instant;
 
 pub use cursor::{Cursor, SortValue};

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use clap::Args;
-use shared::settings::{Environment, NatsSettings, Refused, SettingsCheck, listed};
+use messaging::NatsSettings;
+use settings::{Environment, Refused, SettingsCheck, listed};
 use url::{Host, Url};
 
 use crate::limits::RateLimit;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::routing::get;
+use contract::failure::{PROBLEM_JSON, ProblemBody};
+use contract::schema::NamedSchema;
+use contract::{Access, Description, Method, ProblemType, descriptions, events};
 use serde_json::{Map, Value, json};
-use shared::contract::failure::{PROBLEM_JSON, ProblemBody};
-use shared::contract::schema::NamedSchema;
-use shared::contract::{Access, Description, Method, ProblemType, descriptions, events};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 

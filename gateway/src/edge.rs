@@ -8,11 +8,11 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use contract::{CorrelationId, Problem, ProblemType, RequestIds};
 use opentelemetry::propagation::Extractor;
-use shared::contract::{CorrelationId, Problem, ProblemType, RequestIds};
-use shared::http;
-use shared::ops::Status;
-use shared::telemetry::span;
+use service::Status;
+use service::http;
+use telemetry::span;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyValue, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
     use axum::body::{Body, to_bytes};
     use axum::routing::get;
-    use shared::contract::failure::ProblemBody;
+    use contract::failure::ProblemBody;
     use tower::ServiceExt;
 
     async fn answer(request: axum::http::Request<Body>) -> (Response<()>, ProblemBody) {
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(shown_path("<unmatched>", "/secret"), None);
     }
 
-    const PROBLEM: &str = shared::contract::failure::PROBLEM_JSON;
+    const PROBLEM: &str = contract::failure::PROBLEM_JSON;
 
     #[tokio::test]
     async fn unknown_routes_and_methods_are_problems() {

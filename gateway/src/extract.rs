@@ -5,15 +5,15 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody as _, to_bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Uri, header};
-use http_body_util::LengthLimitError;
-use serde_json::{Map, Value};
-use shared::contract::auth::UserId;
-use shared::contract::schema::parse_body;
-use shared::contract::{
+use contract::auth::UserId;
+use contract::schema::parse_body;
+use contract::{
     Access, IdempotencyKey, Method, Operation, Precondition, Problem, ProblemType, RequestDecoder, Timestamp,
     Violation,
 };
-use shared::identity::Verifier;
+use http_body_util::LengthLimitError;
+use identity::Verifier;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::fields::parts;
@@ -153,7 +153,7 @@ pub(crate) async fn request<O: Operation>(
 }
 
 /// The query string as an object: whole numbers where the schema has numbers, text elsewhere.
-fn query<T: shared::contract::Request>(
+fn query<T: contract::Request>(
     decoder: &RequestDecoder<T>,
     uri: &Uri,
     violations: &mut Vec<Violation>,

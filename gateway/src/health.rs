@@ -1,9 +1,9 @@
 //! What the gateway sees of what it depends on.
 
+use contract::{Timestamp, auth, events};
+use messaging::{Caller, watch_jetstream};
 use serde_json::from_str;
-use shared::contract::{Timestamp, auth, events};
-use shared::health::{Check, DEPENDENCY_TIMEOUT, Health, Status};
-use shared::messaging::{Caller, watch_jetstream};
+use telemetry::health::{Check, DEPENDENCY_TIMEOUT, Health, Status};
 
 use crate::resilience::breaker::Position;
 use crate::upstream::Upstream;

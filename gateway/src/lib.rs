@@ -23,12 +23,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use shared::contract::{Precondition, Problem, ProblemType};
-use shared::http::{self, Limits};
-use shared::identity::{PublicKeys, Verifier};
-use shared::messaging::{Caller, Connection, KeyDirectory, RevocationBucket, watch_broker};
-use shared::ops::{self, AdminServer, Status};
-use shared::revocations::Revocations;
+use contract::{Precondition, Problem, ProblemType};
+use identity::revocations::Revocations;
+use identity::{PublicKeys, Verifier};
+use messaging::{Caller, Connection, KeyDirectory, RevocationBucket, watch_broker};
+use service::http::{self, Limits};
+use service::{AdminServer, Status};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,7 @@ pub async fn run(
     ready: impl FnOnce(Addresses) + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (listener, http) = ops::listen(config.http, "EVENTBOARD_HTTP").await?;
+    let (listener, http) = service::listen(config.http, "EVENTBOARD_HTTP").await?;
     let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
     let addresses = Addresses { http, admin: admin.address() };
     let status = Status::new(&["broker"], &shutdown);
@@ -157,7 +157,7 @@ fn router(gateway: Arc<Gateway>, status: &Status) -> Router {
         .fallback(edge::unknown_route)
         .layer(limit)
         // Whoever asks these must not be kept from it by anybody else's requests.
-        .merge(ops::health_routes(status))
+        .merge(service::health_routes(status))
 }
 
 fn jwks(keys: &PublicKeys, headers: &HeaderMap) -> axum::response::Response {

@@ -12,11 +12,11 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use contract::{ClientNetwork, Problem, ProblemType};
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
-use shared::contract::{ClientNetwork, Problem, ProblemType};
 
 use crate::problem::Failed;
 use crate::routes::Gateway;

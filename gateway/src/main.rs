@@ -3,9 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use shared::ops;
-use shared::settings;
-use shared::telemetry::span;
+use telemetry::span;
 
 /// EventBoard's HTTP gateway
 #[derive(Debug, Parser)]
@@ -18,7 +16,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = settings::parse::<Arguments>();
-    let telemetry = ops::prepare_process(&[gateway::NAME]);
+    let telemetry = service::prepare_process(&[gateway::NAME]);
     let served = serve(arguments.config).await;
     telemetry.finish().await;
     served
@@ -26,9 +24,9 @@ async fn main() -> anyhow::Result<ExitCode> {
 
 async fn serve(config: gateway::Config) -> anyhow::Result<ExitCode> {
     if let Err(refused) = config.check() {
-        return Ok(ops::refuse_to_start(&refused));
+        return Ok(service::refuse_to_start(&refused));
     }
-    let shutdown = ops::shutdown_on_signal()?;
+    let shutdown = service::shutdown_on_signal()?;
     span::as_service(gateway::NAME, gateway::run(config, |_| {}, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, ObservableGauge, UpDownCounter};
 use opentelemetry_semantic_conventions::{attribute as key, metric};
-use shared::metrics::{durations, meter};
+use telemetry::metrics::{durations, meter};
 
 use crate::resilience::breaker::Position;
 

@@ -2,8 +2,8 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use shared::contract::failure::PROBLEM_JSON;
-use shared::contract::{Problem, ProblemType, RequestIds};
+use contract::failure::PROBLEM_JSON;
+use contract::{Problem, ProblemType, RequestIds};
 
 /// A failure on its way to the edge.
 #[derive(Debug, Clone)]

@@ -12,14 +12,14 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
-use shared::contract::auth::UserId;
-use shared::contract::failure::PROBLEM_JSON;
-use shared::contract::{
+use contract::auth::UserId;
+use contract::failure::PROBLEM_JSON;
+use contract::{
     Access, ClientNetwork, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType,
     Repeat, RequestDecoder, RequestIds, next_cursor,
 };
-use shared::identity::Verifier;
-use shared::messaging::{Call, Reply};
+use identity::Verifier;
+use messaging::{Call, Reply};
 use tokio::time::Instant;
 
 use crate::edge::Forwarded;

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use contract::{Description, KeyOrigin, Problem, ProblemType, Repeat, auth, descriptions, events};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use messaging::{Call, CallError, Caller, RECONNECT_GRACE, Reply};
 use rand::RngExt;
-use shared::contract::{Description, KeyOrigin, Problem, ProblemType, Repeat, auth, descriptions, events};
-use shared::messaging::{Call, CallError, Caller, RECONNECT_GRACE, Reply};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 

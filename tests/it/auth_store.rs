@@ -8,12 +8,10 @@ use auth_worker::store::{
     NewInvitation, OpenSessions, Owner, PasswordChange, PostgresAuthStore, SeedUser, Session,
     SqliteAuthStore,
 };
+use contract::auth::{Email, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId};
 use database::DatabaseUrl;
 use futures_util::future::join_all;
-use shared::contract::auth::{
-    Email, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
-};
-use shared::revocations::Revocation;
+use identity::revocations::Revocation;
 use uuid::Uuid;
 
 use super::event_store::{at, soon};

@@ -75,7 +75,7 @@ fn date(good: &'static str) -> impl Strategy<Value = Field> {
         1 => Just((Some(Value::Null), Some("wrong_type"))),
         1 => any::<i64>().prop_map(|number| (Some(json!(number)), Some("wrong_type"))),
         1 => "[0-9T:+Z. -]{0,30}".prop_filter("a date by chance", |text| {
-            shared::contract::Timestamp::parse(text).is_none()
+            contract::Timestamp::parse(text).is_none()
         }).prop_map(|text| (Some(json!(text)), Some("wrong_format"))),
         1 => prop_oneof![Just("2026-02-30T00:00:00Z"), Just("0000-01-01T00:00:00Z"), Just("2026-01-01"),
             Just("9999-12-31T23:59:59-23:59")].prop_map(|text| (Some(json!(text)), Some("wrong_format"))),
@@ -134,7 +134,7 @@ fn a_created_event_breaks_exactly_the_rules_it_breaks() {
 #[test]
 fn any_bytes_path_query_and_headers_get_an_answer_that_is_no_5xx() {
     let fixture = Fixture::start();
-    let routes: Vec<(Method, String)> = shared::contract::descriptions()
+    let routes: Vec<(Method, String)> = contract::descriptions()
         .iter()
         .map(|operation| (operation.route.method.as_str().parse().unwrap(), operation.route.path.to_owned()))
         .collect();
@@ -187,8 +187,7 @@ fn any_bytes_path_query_and_headers_get_an_answer_that_is_no_5xx() {
 #[test]
 fn any_message_gets_an_answer_that_is_no_5xx() {
     let fixture = Fixture::start();
-    let subjects: Vec<&str> =
-        shared::contract::descriptions().iter().map(|operation| operation.subject).collect();
+    let subjects: Vec<&str> = contract::descriptions().iter().map(|operation| operation.subject).collect();
     let names = [
         "Idempotency-Key",
         "If-Match",

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use eventboard::broker::Broker;
 use eventboard::runner::provision;
-use shared::settings::NatsSettings;
+use messaging::NatsSettings;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;

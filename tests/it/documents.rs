@@ -21,17 +21,8 @@ fn every_path_the_documents_name_exists() {
     for entry in std::fs::read_dir(root.join("docs/adr")).unwrap() {
         documents.push(format!("docs/adr/{}", entry.unwrap().file_name().to_str().unwrap()));
     }
-    let tops = [
-        "shared/",
-        "database/",
-        "gateway/",
-        "auth-worker/",
-        "events-worker/",
-        "src/",
-        "tests/",
-        "scripts/",
-        "docs/",
-    ];
+    let tops =
+        ["shared/", "gateway/", "auth-worker/", "events-worker/", "src/", "tests/", "scripts/", "docs/"];
     let mut seen = 0;
     for document in documents {
         let text = read(&document);

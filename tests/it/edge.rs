@@ -313,7 +313,7 @@ async fn documents_and_health_are_served() {
     let system = System::start().await;
     let openapi = system.get("/openapi.json", "").await.expect(200);
     assert_eq!(openapi.body["openapi"], "3.1.0");
-    for operation in shared::contract::descriptions() {
+    for operation in contract::descriptions() {
         let method = operation.route.method.as_str().to_lowercase();
         assert!(openapi.body["paths"][operation.route.path][method].is_object(), "{}", operation.subject);
     }
@@ -353,7 +353,7 @@ async fn who_is_told_that_a_gateway_is_ready_finds_it_healthy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_declared_operation_is_routed() {
     let system = System::start().await;
-    for operation in shared::contract::descriptions() {
+    for operation in contract::descriptions() {
         let method = Method::from_bytes(operation.route.method.as_str().as_bytes()).unwrap();
         let path = operation.route.path.replace("{id}", "x");
         let answer = system.send(system.request(method, &path, None)).await;

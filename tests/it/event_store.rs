@@ -4,18 +4,18 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::auth::{OrganizationId, Role, UserId};
+use contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry, SortBy, SortOrder};
+use contract::text::folded;
+use contract::{
+    CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, RequestIds, Timestamp, TraceContext,
+};
 use database::{DatabaseUrl, OpenError, StoreError};
 use events_worker::store::{
     Cursor, EventStore, ListQuery, Listing, PageBegin, PostgresEventStore, SqliteEventStore,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use shared::contract::auth::{OrganizationId, Role, UserId};
-use shared::contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry, SortBy, SortOrder};
-use shared::contract::text::folded;
-use shared::contract::{
-    CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, RequestIds, Timestamp, TraceContext,
-};
 use tokio::time::Instant;
 use uuid::Uuid;
 

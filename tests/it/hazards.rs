@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use contract::events::Get;
+use contract::{CorrelationId, Description, Timestamp};
 use eventboard::broker::Broker;
 use futures_util::StreamExt;
+use messaging::NatsSettings;
+use messaging::{Call, CallError, Caller, Connection};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use shared::contract::events::Get;
-use shared::contract::{CorrelationId, Description, Timestamp};
-use shared::messaging::{Call, CallError, Caller, Connection};
-use shared::settings::NatsSettings;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ impl Bare {
         Self { broker, connection, caller, directory }
     }
 
-    async fn call(&self, patience: Duration) -> Result<shared::messaging::Reply, CallError> {
+    async fn call(&self, patience: Duration) -> Result<messaging::Reply, CallError> {
         self.caller.call(&Description::of::<Get>(), &call(patience), 1, Bytes::from_static(b"{}")).await
     }
 
@@ -234,7 +234,7 @@ async fn a_stream_over_command_subjects_keeps_the_worker_from_starting() {
         database: database::DatabaseSettings::at(None),
         data_dir: system.directory().to_owned(),
         demo: false,
-        env: shared::settings::Environment::Development,
+        env: settings::Environment::Development,
     };
     let refused = events_worker::run(config, |_| {}, Default::default()).await.unwrap_err();
     assert!(format!("{refused:#}").contains("GREEDY"), "{refused:#}");
@@ -345,11 +345,11 @@ async fn stopping_does_not_wait_for_a_broker_that_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_ends_takes_its_connections_along() {
-    let (listener, address) = shared::ops::listen("127.0.0.1:0".parse().unwrap(), "TEST").await.unwrap();
+    let (listener, address) = service::listen("127.0.0.1:0".parse().unwrap(), "TEST").await.unwrap();
     let router = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
     let (header_timeout, idle_timeout) = (Duration::from_secs(30), Duration::from_secs(75));
-    let limits = shared::http::Limits { header_timeout, idle_timeout, max_connections: 8 };
-    let serving = tokio::spawn(shared::http::serve(listener, router, limits, Default::default()));
+    let limits = service::http::Limits { header_timeout, idle_timeout, max_connections: 8 };
+    let serving = tokio::spawn(service::http::serve(listener, router, limits, Default::default()));
     let mut kept = tokio::net::TcpStream::connect(address).await.unwrap();
     kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut answer = [0; 1024];

@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use eventboard::runner::provision;
-use futures_util::future::join_all;
-use proptest::prelude::*;
-use shared::contract::auth::{OrganizationId, Role, UserId};
-use shared::contract::{
+use contract::auth::{OrganizationId, Role, UserId};
+use contract::{
     Answer, Context, CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, Outcome, Problem,
     ProblemType, RequestIds, Timestamp, TraceContext,
 };
-use shared::idempotency::Idempotency;
-use shared::key_value::{Entry, KeyValueError, KeyValueStore};
-use shared::messaging::{Bucket, Caller, Connection};
-use shared::settings::NatsSettings;
+use eventboard::runner::provision;
+use futures_util::future::join_all;
+use messaging::NatsSettings;
+use messaging::idempotency::Idempotency;
+use messaging::key_value::{Entry, KeyValueError, KeyValueStore};
+use messaging::{Bucket, Caller, Connection};
+use proptest::prelude::*;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;

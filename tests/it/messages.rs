@@ -92,7 +92,7 @@ async fn workers_are_nats_services_with_their_own_queue_groups() {
         let info: Value = serde_json::from_slice(&info.payload).unwrap();
         assert_eq!(info["name"], service);
         let endpoints = info["endpoints"].as_array().unwrap();
-        let declared = shared::contract::descriptions();
+        let declared = contract::descriptions();
         let declared = declared.iter().filter(|operation| operation.subject.starts_with(service)).count();
         assert_eq!(endpoints.len(), declared);
         for endpoint in endpoints {

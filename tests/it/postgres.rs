@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use contract::events::{Event, EventStatus};
 use database::{DatabaseSettings, DatabaseUrl, OpenError, StoreError};
 use events_worker::store::{EventStore, PostgresEventStore};
 use nix::sys::signal::{Signal, kill};
 use secrecy::{ExposeSecret, SecretString};
-use shared::contract::events::{Event, EventStatus};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::Instant;

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
-use shared::settings::Refused;
+use settings::Refused;
 
 use crate::harness::broker::password;
 use crate::harness::process::program;

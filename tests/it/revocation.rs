@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use eventboard::runner::provision;
 use futures_util::future::join_all;
+use messaging::NatsSettings;
 use reqwest::Method;
 use serde_json::{Value, json};
-use shared::settings::NatsSettings;
 use tokio::time::Instant;
 
 use crate::harness::system::{PASSWORD, event, signup};

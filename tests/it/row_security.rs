@@ -1,11 +1,11 @@
 //! The database's own rules: a statement that forgets its organisation changes nobody else's rows.
 
 use auth_worker::store::PostgresAuthStore;
+use contract::auth::OrganizationId;
+use contract::events::Event;
 use database::{DatabaseSettings, DatabaseUrl};
 use events_worker::store::PostgresEventStore;
 use secrecy::{ExposeSecret, SecretString};
-use shared::contract::auth::OrganizationId;
-use shared::contract::events::Event;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;

@@ -1,11 +1,11 @@
 //! Two organisations: whatever one of them sends to any route or subject, nothing of the other's shows or changes.
 
+use contract::{Description, Method, descriptions};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use reqwest::Method as HttpMethod;
 use serde_json::{Map, Value, json};
-use shared::contract::{Description, Method, descriptions};
 
 use crate::harness::system::{event, signup};
 use crate::harness::{Answer, Database, Member, System, on_both_databases};

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use messaging::NatsSettings;
+use messaging::{Caller, Connection};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use shared::messaging::{Caller, Connection};
-use shared::settings::NatsSettings;
 
 use crate::harness::broker;
 

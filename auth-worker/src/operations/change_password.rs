@@ -1,7 +1,7 @@
 //! `auth.change_password`.
 
-use shared::contract::auth::{ChangePassword, ChangePasswordError, ChangePasswordRequest, Secret, User};
-use shared::contract::{Answer, Context, Failure, HandleOnce, NoContent, Principal};
+use contract::auth::{ChangePassword, ChangePasswordError, ChangePasswordRequest, Secret, User};
+use contract::{Answer, Context, Failure, HandleOnce, NoContent, Principal};
 
 use super::{Auth, hasher_failure, no_account};
 use crate::passwords;

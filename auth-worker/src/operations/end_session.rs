@@ -1,7 +1,7 @@
 //! `auth.end_session`.
 
-use shared::contract::auth::{EndSession, EndSessionError, EndSessionRequest, SessionId};
-use shared::contract::{Answer, Context, Failure, HandleOnce, NoContent};
+use contract::auth::{EndSession, EndSessionError, EndSessionRequest, SessionId};
+use contract::{Answer, Context, Failure, HandleOnce, NoContent};
 
 use super::Auth;
 use crate::store::Finish;

@@ -2,8 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use shared::contract::auth::{Invitation, Invite, InviteError, InviteRequest, Secret};
-use shared::contract::{Answer, Context, Failure, HandleOnce};
+use contract::auth::{Invitation, Invite, InviteError, InviteRequest, Secret};
+use contract::{Answer, Context, Failure, HandleOnce};
 
 use super::{Auth, token_hash};
 use crate::store::{Finish, NewInvitation};

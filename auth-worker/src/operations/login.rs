@@ -1,8 +1,8 @@
 //! `auth.login`.
 
+use contract::auth::{Login, LoginError, LoginRequest, Secret, SignedIn, User};
+use contract::{Context, Failure, Handle};
 use database::StoreError;
-use shared::contract::auth::{Login, LoginError, LoginRequest, Secret, SignedIn, User};
-use shared::contract::{Context, Failure, Handle};
 
 use super::{Auth, hasher_failure, new_session};
 use crate::hasher::HasherError;

@@ -1,7 +1,7 @@
 //! `auth.logout`.
 
-use shared::contract::auth::{Logout, LogoutRequest, RefreshError};
-use shared::contract::{Context, Failure, Handle, NoContent};
+use contract::auth::{Logout, LogoutRequest, RefreshError};
+use contract::{Context, Failure, Handle, NoContent};
 
 use super::Auth;
 use crate::store::Finish;

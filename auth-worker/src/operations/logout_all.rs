@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use shared::contract::auth::{LogoutAll, LogoutAllRequest};
-use shared::contract::{Answer, Context, Failure, HandleOnce, NoContent};
+use contract::auth::{LogoutAll, LogoutAllRequest};
+use contract::{Answer, Context, Failure, HandleOnce, NoContent};
 
 use super::Auth;
 use crate::store::Finish;

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use shared::contract::auth::{Account, Me, MeRequest};
-use shared::contract::{Context, Failure, Handle};
+use contract::auth::{Account, Me, MeRequest};
+use contract::{Context, Failure, Handle};
 
 use super::{Auth, no_account};
 

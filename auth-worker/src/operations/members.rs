@@ -1,8 +1,8 @@
 //! `auth.members`.
 
-use shared::contract::auth::{MemberPage, Members, MembersError, MembersRequest};
-use shared::contract::page::page;
-use shared::contract::{Context, Failure, Handle};
+use contract::auth::{MemberPage, Members, MembersError, MembersRequest};
+use contract::page::page;
+use contract::{Context, Failure, Handle};
 
 use super::Auth;
 

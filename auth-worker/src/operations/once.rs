@@ -1,8 +1,8 @@
 //! Writes that a client has named: each takes effect once, and is answered once.
 
 use aws_lc_rs::hmac;
-use shared::contract::auth::Email;
-use shared::contract::{Answer, Context, Failure, KeyedWrite, Operation, Outcome, Problem, ProblemType};
+use contract::auth::Email;
+use contract::{Answer, Context, Failure, KeyedWrite, Operation, Outcome, Problem, ProblemType};
 
 use super::Auth;
 use crate::store::{Finish, SavedAnswer, Saving};

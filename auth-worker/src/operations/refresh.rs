@@ -1,7 +1,7 @@
 //! `auth.refresh`.
 
-use shared::contract::auth::{Refresh, RefreshError, RefreshRequest, SignedIn};
-use shared::contract::{Context, Failure, Handle, Timestamp};
+use contract::auth::{Refresh, RefreshError, RefreshRequest, SignedIn};
+use contract::{Context, Failure, Handle, Timestamp};
 
 use super::{Auth, IDLE_SECONDS};
 use crate::store::{Finish, Session};
@@ -72,7 +72,7 @@ impl Handle<Refresh> for Auth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::contract::auth::{SessionId, UserId};
+    use contract::auth::{SessionId, UserId};
     use uuid::Uuid;
 
     #[test]

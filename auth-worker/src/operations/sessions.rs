@@ -1,8 +1,8 @@
 //! `auth.sessions`.
 
-use shared::contract::auth::{OpenSession, SessionList, Sessions, SessionsError, SessionsRequest};
-use shared::contract::page::page;
-use shared::contract::{Context, Failure, Handle};
+use contract::auth::{OpenSession, SessionList, Sessions, SessionsError, SessionsRequest};
+use contract::page::page;
+use contract::{Context, Failure, Handle};
 
 use super::{Auth, IDLE_SECONDS};
 use crate::store::OpenSessions;

@@ -1,10 +1,8 @@
 //! `auth.signup`.
 
-use shared::contract::auth::{
-    Organization, OrganizationId, SignedIn, Signup, SignupError, SignupRequest, UserId,
-};
-use shared::contract::text::{identifier, is_invisible};
-use shared::contract::{Answer, Context, Failure, HandleOnce};
+use contract::auth::{Organization, OrganizationId, SignedIn, Signup, SignupError, SignupRequest, UserId};
+use contract::text::{identifier, is_invisible};
+use contract::{Answer, Context, Failure, HandleOnce};
 use uuid::Uuid;
 
 use super::{Auth, hasher_failure, new_session, token_hash};

@@ -1,7 +1,7 @@
 //! `auth.update_member`.
 
-use shared::contract::auth::{Member, UpdateMember, UpdateMemberError, UpdateMemberRequest, UserId};
-use shared::contract::{Answer, Context, Failure, HandleOnce};
+use contract::auth::{Member, UpdateMember, UpdateMemberError, UpdateMemberRequest, UserId};
+use contract::{Answer, Context, Failure, HandleOnce};
 
 use super::Auth;
 use crate::store::{ChangeMemberError, Finish, MemberChange};

@@ -1,15 +1,15 @@
 //! The auth store on Postgres.
 
 use async_trait::async_trait;
+use contract::Timestamp;
+use contract::auth::{
+    Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
+};
+use contract::text::lookalike;
 use database::{
     BoundedTransaction, OpenError, PingError, Postgres, Statements, StoreError, StoredTime, act_for,
 };
-use shared::contract::Timestamp;
-use shared::contract::auth::{
-    Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
-};
-use shared::contract::text::lookalike;
-use shared::revocations::Revocation;
+use identity::revocations::Revocation;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 use uuid::Uuid;

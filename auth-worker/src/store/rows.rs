@@ -1,11 +1,9 @@
 //! Rows as both databases return them, and what they become.
 
+use contract::Timestamp;
+use contract::auth::{Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId};
 use database::{StoreError, StoredTime};
-use shared::contract::Timestamp;
-use shared::contract::auth::{
-    Account, Email, Member, Organization, OrganizationId, Role, SessionId, User, UserId,
-};
-use shared::revocations::Revocation;
+use identity::revocations::Revocation;
 use sqlx::FromRow;
 use uuid::Uuid;
 

@@ -4,8 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use shared::contract::auth::Role;
-use shared::contract::{RequestIds, Timestamp};
+use contract::auth::Role;
+use contract::{RequestIds, Timestamp};
 use sqlx::FromRow;
 use tokio::time::Instant;
 

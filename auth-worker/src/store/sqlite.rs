@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use database::{BoundedTransaction, OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
-use shared::contract::Timestamp;
-use shared::contract::auth::{
+use contract::Timestamp;
+use contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
-use shared::contract::text::lookalike;
-use shared::revocations::Revocation;
+use contract::text::lookalike;
+use database::{BoundedTransaction, OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
+use identity::revocations::Revocation;
 use tokio::time::Instant;
 use uuid::Uuid;
 

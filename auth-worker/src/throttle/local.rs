@@ -4,9 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use contract::Timestamp;
+use messaging::key_value::{Entry, KeyValueError, KeyValueStore};
 use quick_cache::unsync::Cache;
-use shared::contract::Timestamp;
-use shared::key_value::{Entry, KeyValueError, KeyValueStore};
 
 /// Tallies that are kept; the least used ones are forgotten first.
 const CAPACITY: usize = 30_000;

@@ -1,7 +1,7 @@
 //! Who may do what to an event, as one pure function.
 
-use shared::contract::auth::Role;
-use shared::contract::events::EventStatus;
+use contract::auth::Role;
+use contract::events::EventStatus;
 
 /// What somebody wants to do with an existing event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

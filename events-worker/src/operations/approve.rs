@@ -1,7 +1,7 @@
 //! `events.approve`.
 
-use shared::contract::events::{Approve, ChangeError, Event, EventRequest, HistoryAction};
-use shared::contract::{Answer, Context, Failure, HandleKeyed};
+use contract::events::{Approve, ChangeError, Event, EventRequest, HistoryAction};
+use contract::{Answer, Context, Failure, HandleKeyed};
 
 use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use shared::contract::events::{Create, CreateRequest, Event, EventId, EventStatus, HistoryAction};
-use shared::contract::{Answer, Context, Failure, HandleKeyed};
+use contract::events::{Create, CreateRequest, Event, EventId, EventStatus, HistoryAction};
+use contract::{Answer, Context, Failure, HandleKeyed};
 use uuid::Uuid;
 
 use super::{Attempt, Events, Work, record};

@@ -1,7 +1,7 @@
 //! `events.delete`.
 
-use shared::contract::events::{ChangeError, Delete, Event, EventRequest, HistoryAction};
-use shared::contract::{Answer, Context, Failure, HandleKeyed, NoContent};
+use contract::events::{ChangeError, Delete, Event, EventRequest, HistoryAction};
+use contract::{Answer, Context, Failure, HandleKeyed, NoContent};
 
 use super::{Attempt, Becomes, Change, Events, Work};
 use crate::domain::policy::Action;

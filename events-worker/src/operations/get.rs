@@ -1,7 +1,7 @@
 //! `events.get`.
 
-use shared::contract::events::{Event, EventRequest, Get, GetError};
-use shared::contract::{Context, Failure, Handle};
+use contract::events::{Event, EventRequest, Get, GetError};
+use contract::{Context, Failure, Handle};
 
 use super::Events;
 

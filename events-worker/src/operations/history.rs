@@ -1,10 +1,8 @@
 //! `events.history`.
 
-use shared::contract::events::{
-    ChangeError, History, HistoryError, HistoryPage, HistoryRequest, PlacedEntry,
-};
-use shared::contract::page::page;
-use shared::contract::{Context, Failure, Handle};
+use contract::events::{ChangeError, History, HistoryError, HistoryPage, HistoryRequest, PlacedEntry};
+use contract::page::page;
+use contract::{Context, Failure, Handle};
 
 use super::{Events, permitted};
 use crate::domain::policy::Action;

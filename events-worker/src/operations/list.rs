@@ -1,9 +1,9 @@
 //! `events.list`.
 
-use shared::contract::auth::Role;
-use shared::contract::events::{EventPage, List, ListError, ListRequest, PageMeta};
-use shared::contract::page::fit;
-use shared::contract::{Context, Failure, Handle};
+use contract::auth::Role;
+use contract::events::{EventPage, List, ListError, ListRequest, PageMeta};
+use contract::page::fit;
+use contract::{Context, Failure, Handle};
 
 use super::Events;
 use crate::store::{Cursor, ListQuery, PageBegin};

@@ -1,7 +1,7 @@
 //! `events.reject`.
 
-use shared::contract::events::{ChangeError, Event, HistoryAction, Reject, RejectRequest};
-use shared::contract::{Answer, Context, Failure, HandleKeyed};
+use contract::events::{ChangeError, Event, HistoryAction, Reject, RejectRequest};
+use contract::{Answer, Context, Failure, HandleKeyed};
 
 use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;

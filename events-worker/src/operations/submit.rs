@@ -1,7 +1,7 @@
 //! `events.submit`.
 
-use shared::contract::events::{ChangeError, Event, EventRequest, HistoryAction, Submit};
-use shared::contract::{Answer, Context, Failure, HandleKeyed};
+use contract::events::{ChangeError, Event, EventRequest, HistoryAction, Submit};
+use contract::{Answer, Context, Failure, HandleKeyed};
 
 use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;

@@ -3,13 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use contract::auth::{OrganizationId, Role, SessionId};
+use contract::events::{Create, CreateRequest, PlacedEntry};
+use contract::{CorrelationId, HandleKeyed, IdempotencyKey, KeyOrigin, RequestIds, Timestamp, TraceContext};
 use database::PingError;
 use serde_json::json;
-use shared::contract::auth::{OrganizationId, Role, SessionId};
-use shared::contract::events::{Create, CreateRequest, PlacedEntry};
-use shared::contract::{
-    CorrelationId, HandleKeyed, IdempotencyKey, KeyOrigin, RequestIds, Timestamp, TraceContext,
-};
 use tokio::time::Instant;
 use uuid::Uuid;
 

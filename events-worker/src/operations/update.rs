@@ -1,7 +1,7 @@
 //! `events.update`.
 
-use shared::contract::events::{Event, HistoryAction, Update, UpdateError, UpdateRequest};
-use shared::contract::{Answer, Context, Failure, HandleKeyed};
+use contract::events::{Event, HistoryAction, Update, UpdateError, UpdateRequest};
+use contract::{Answer, Context, Failure, HandleKeyed};
 
 use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;

@@ -1,7 +1,7 @@
 //! `events.withdraw`.
 
-use shared::contract::events::{ChangeError, Event, EventRequest, HistoryAction, Withdraw};
-use shared::contract::{Answer, Context, Failure, HandleKeyed};
+use contract::events::{ChangeError, Event, EventRequest, HistoryAction, Withdraw};
+use contract::{Answer, Context, Failure, HandleKeyed};
 
 use super::{Becomes, Change, Events};
 use crate::domain::policy::Action;

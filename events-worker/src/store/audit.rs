@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use contract::CorrelationId;
+use contract::auth::OrganizationId;
+use contract::events::{EventId, HistoryEntry};
 use database::{DatabaseUrl, StoreError};
-use shared::contract::CorrelationId;
-use shared::contract::auth::OrganizationId;
-use shared::contract::events::{EventId, HistoryEntry};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, FromRow};
 use uuid::Uuid;

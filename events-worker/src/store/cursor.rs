@@ -1,9 +1,9 @@
 //! Cursors: where a keyset walk stands, as an opaque token.
 
+use contract::Timestamp;
+use contract::events::{Event, EventId, EventStatus, SortBy, SortOrder};
+use contract::page::{decode_cursor, encode_cursor};
 use serde::{Deserialize, Serialize};
-use shared::contract::Timestamp;
-use shared::contract::events::{Event, EventId, EventStatus, SortBy, SortOrder};
-use shared::contract::page::{decode_cursor, encode_cursor};
 
 /// The last event of a page, by the columns the page is sorted by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +64,8 @@ impl Cursor {
 
 /// Times in a cursor are Unix milliseconds: shorter than text, and nobody reads them.
 mod unix_millis {
+    use contract::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de};
-    use shared::contract::Timestamp;
 
     pub(super) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_i64(time.unix_millis())

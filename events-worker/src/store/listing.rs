@@ -1,9 +1,9 @@
 //! The statements behind a list: a merge of index walks, written for either database.
 
-use shared::contract::Timestamp;
-use shared::contract::auth::UserId;
-use shared::contract::events::{Event, EventStatus, SortBy, SortOrder};
-use shared::contract::text;
+use contract::Timestamp;
+use contract::auth::UserId;
+use contract::events::{Event, EventStatus, SortBy, SortOrder};
+use contract::text;
 use uuid::Uuid;
 
 use super::{Cursor, ListQuery, Listing, MAX_TOTAL, PageBegin, SortValue};

@@ -1,10 +1,10 @@
 //! The event store on Postgres.
 
 use async_trait::async_trait;
+use contract::auth::OrganizationId;
+use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
+use contract::{KeptAnswer, KeyedWrite, Timestamp};
 use database::{BoundedTransaction, OpenError, PingError, Postgres, Statements, StoreError, StoredTime};
-use shared::contract::auth::OrganizationId;
-use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
-use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use sqlx::postgres::{PgArguments, PgConnectOptions};
 use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;

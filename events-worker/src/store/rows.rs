@@ -1,9 +1,9 @@
 //! Rows as both databases return them, and what they become.
 
+use contract::auth::{OrganizationId, UserId};
+use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
+use contract::{EntityTag, KeptAnswer};
 use database::{Answered, AnsweredRow, StoreError, StoredTime};
-use shared::contract::auth::{OrganizationId, UserId};
-use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
-use shared::contract::{EntityTag, KeptAnswer};
 use sqlx::FromRow;
 use uuid::Uuid;
 

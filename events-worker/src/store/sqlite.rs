@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use async_trait::async_trait;
+use contract::auth::OrganizationId;
+use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
+use contract::{KeptAnswer, KeyedWrite, Timestamp};
 use database::{BoundedTransaction, OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
-use shared::contract::auth::OrganizationId;
-use shared::contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
-use shared::contract::{KeptAnswer, KeyedWrite, Timestamp};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;

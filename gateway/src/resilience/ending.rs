@@ -1,7 +1,7 @@
 //! The failure table: how an attempt ended, and what follows from that.
 
-use shared::contract::{ProblemType, Repeat};
-use shared::messaging::{CallError, Reply};
+use contract::{ProblemType, Repeat};
+use messaging::{CallError, Reply};
 
 use super::breaker::Signal;
 
@@ -177,8 +177,8 @@ impl Ending {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use shared::contract::failure::Outcome;
-    use shared::contract::{CorrelationId, Failure, Problem, RequestIds, TraceContext};
+    use contract::failure::Outcome;
+    use contract::{CorrelationId, Failure, Problem, RequestIds, TraceContext};
     use std::convert::Infallible;
 
     /// What a worker replies to a request that ends in `problem`, as its server writes it.

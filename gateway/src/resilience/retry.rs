@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use contract::Repeat;
 use rand::{Rng, RngExt};
-use shared::contract::Repeat;
 use tokio::time::Instant;
 
 use super::window::Window;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use shared::contract::auth::{
+use contract::auth::{
     ChangePassword, EndSession, Invite, Login, Logout, LogoutAll, Me, Members, Refresh, Sessions, Signup,
     UpdateMember,
 };

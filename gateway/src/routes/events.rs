@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use shared::contract::events::{
-    Approve, Create, Delete, Get, History, List, Reject, Submit, Update, Withdraw,
-};
+use contract::events::{Approve, Create, Delete, Get, History, List, Reject, Submit, Update, Withdraw};
 
 use super::{Gateway, operation};
 

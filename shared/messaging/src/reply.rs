@@ -1,0 +1,79 @@
+//! From what came of a request to the message that is the reply.
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+
+use super::{HEADER_ALLOWANCE, headers};
+use contract::failure::{PROBLEM_JSON, ProblemBody};
+use contract::{Answer, Problem, ProblemType, RequestIds};
+
+/// A reply that is to be sent, and what is said of it in spans, metrics and lines.
+pub(super) struct OutgoingReply {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// The name of the problem that kept the request from its answer.
+    pub(super) problem: Option<&'static str>,
+    /// The request that was given the same answer first.
+    pub(super) first: Option<RequestIds>,
+}
+
+impl OutgoingReply {
+    /// The reply to the request with these ids, in a message of at most `max_payload` bytes.
+    pub(super) fn new(ids: &RequestIds, result: Result<Answer, Problem>, max_payload: usize) -> Self {
+        let mut map = HeaderMap::new();
+        headers::set(&mut map, headers::CORRELATION_ID, ids.correlation_id.as_str());
+        match result {
+            Ok(answer) if answer.body.len() + HEADER_ALLOWANCE > max_payload => {
+                let rule = "the answer is larger than the broker carries; ask for a smaller page";
+                Self::failure(ids, &Problem::new(ProblemType::ReplyTooLarge, rule), map)
+            }
+            Ok(answer) => Self::answer(answer, map),
+            Err(problem) => Self::failure(ids, &problem, map),
+        }
+    }
+
+    fn answer(answer: Answer, mut map: HeaderMap) -> Self {
+        if answer.status < 400 {
+            headers::set(&mut map, headers::STATUS, &answer.status.to_string());
+        } else {
+            set_failure(&mut map, answer.status, &summary(&answer.body));
+        }
+        if let Some(etag) = answer.etag {
+            headers::set(&mut map, headers::ETAG, &etag.to_string());
+        }
+        if let Some(location) = &answer.location {
+            headers::set(&mut map, headers::LOCATION, location);
+        }
+        if let Some(first) = &answer.first {
+            headers::set(&mut map, headers::REPLAYED, "true");
+            headers::set(&mut map, headers::ORIGINAL_CORRELATION_ID, first.correlation_id.as_str());
+        }
+        Self { status: answer.status, headers: map, body: answer.body, problem: None, first: answer.first }
+    }
+
+    fn failure(ids: &RequestIds, problem: &Problem, mut map: HeaderMap) -> Self {
+        let status = problem.kind.status();
+        set_failure(&mut map, status, &format!("{}: {}", problem.kind.title(), problem.detail));
+        if problem.proves_nothing_ran() {
+            headers::set(&mut map, headers::EXECUTED, "false");
+        }
+        if let Some(seconds) = problem.retry_after {
+            headers::set(&mut map, headers::RETRY_AFTER, &seconds.to_string());
+        }
+        let body = problem.body(ids).to_json().into();
+        Self { status, headers: map, body, problem: Some(problem.kind.name()), first: None }
+    }
+}
+
+fn set_failure(map: &mut HeaderMap, status: u16, summary: &str) {
+    headers::set(map, headers::ERROR_CODE, &status.to_string());
+    headers::set(map, headers::ERROR, summary);
+    headers::set(map, headers::CONTENT_TYPE, PROBLEM_JSON);
+}
+
+/// A kept refusal in one line.
+fn summary(body: &[u8]) -> String {
+    let problem = serde_json::from_slice::<ProblemBody>(body).ok();
+    problem.map(|problem| format!("{}: {}", problem.title, problem.detail)).unwrap_or_default()
+}
