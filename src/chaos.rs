@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, find_nats_server, tools};
+use crate::nats_server::{Broker, find_nats_server, tools};
 use crate::runner::provision;
 
 /// How long one request may take before its client repeats it.
@@ -186,7 +186,7 @@ pub async fn run(config: &Config, program: &Path, shutdown: CancellationToken) -
     let name = format!("eventboard-chaos-{}-{:08x}", std::process::id(), rand::random::<u32>());
     let directory = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&directory)?;
-    let report = match Storm::start(config, program, &directory).await {
+    let report = match ChaosRun::start(config, program, &directory).await {
         Ok(storm) => storm.run(config, shutdown).await,
         Err(error) => Err(error),
     };
@@ -248,7 +248,7 @@ impl Part {
     }
 }
 
-struct Storm {
+struct ChaosRun {
     parts: Vec<Part>,
     broker: Broker,
     nats_server: PathBuf,
@@ -257,7 +257,7 @@ struct Storm {
     settled: CancellationToken,
 }
 
-impl Storm {
+impl ChaosRun {
     async fn start(config: &Config, program: &Path, directory: &Path) -> anyhow::Result<Self> {
         let nats_server = find_nats_server(&tools(&directory.join("tools"))).await?;
         let broker = Broker::start(&nats_server, &directory.join("nats"), None).await?;
@@ -314,8 +314,8 @@ impl Storm {
 
     async fn run(mut self, config: &Config, shutdown: CancellationToken) -> anyhow::Result<Report> {
         let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
-        let clients: Vec<Visitor> = (0..config.clients)
-            .map(|number| Visitor {
+        let clients: Vec<ChaosClient> = (0..config.clients)
+            .map(|number| ChaosClient {
                 client: client.clone(),
                 gateways: self.gateways.clone(),
                 number,
@@ -452,7 +452,7 @@ fn revive(parts: &mut [Part]) -> anyhow::Result<usize> {
 }
 
 /// A client that repeats what it was not told about, and sometimes what it was.
-struct Visitor {
+struct ChaosClient {
     client: Client,
     gateways: Vec<String>,
     number: usize,
@@ -461,7 +461,7 @@ struct Visitor {
     settled: CancellationToken,
 }
 
-impl Visitor {
+impl ChaosClient {
     /// Writes until `stop`, finishes what it has begun, and returns how many writes that were.
     async fn visit(mut self, stop: CancellationToken) -> anyhow::Result<usize> {
         self.login().await?;

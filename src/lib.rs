@@ -1,8 +1,8 @@
 //! EventBoard on one machine: a private broker and every service in one process.
 
-pub mod broker;
 pub mod chaos;
+pub mod child_process;
 pub mod healthcheck;
-pub mod kept;
+pub mod nats_server;
 pub mod runner;
 pub mod trace;

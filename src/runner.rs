@@ -21,7 +21,7 @@ use telemetry::span;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, find_nats_server, tools};
+use crate::nats_server::{Broker, find_nats_server, tools};
 
 /// How often ports are chosen before a taken one is an error.
 const MAX_PORT_ATTEMPTS: u32 = 5;

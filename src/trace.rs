@@ -51,7 +51,7 @@ fn correlation_id(text: &str) -> Result<CorrelationId, &'static str> {
 
 /// What was found, and whether it is everything that could be asked for.
 #[derive(Debug)]
-pub struct Story {
+pub struct Report {
     /// For people to read.
     pub text: String,
     /// Whether somebody knew of the request, and everybody answered.
@@ -59,7 +59,7 @@ pub struct Story {
 }
 
 /// Tells what is known of a request.
-pub async fn trace(config: &Config) -> Story {
+pub async fn trace(config: &Config) -> Report {
     let ((spans, silence), changes) = tokio::join!(spans(config), changes(config));
     let mut text = format!("Request {}\n", config.correlation_id);
     let known = !spans.is_empty() || changes.as_ref().is_ok_and(|changes| !changes.is_empty());
@@ -85,12 +85,12 @@ pub async fn trace(config: &Config) -> Story {
             let _ = writeln!(text, "\nThe history is missing: {error}.");
         }
     }
-    Story { text, complete }
+    Report { text, complete }
 }
 
 /// Why one of those who were asked said nothing.
 #[derive(Debug, thiserror::Error)]
-enum Silence {
+enum TraceError {
     #[error("Jaeger at {0} cannot be reached ({1})")]
     Jaeger(String, reqwest::Error),
     #[error("Jaeger at {0} answers {1}")]
@@ -107,12 +107,12 @@ enum Silence {
     NoDatabase(String),
 }
 
-async fn changes(config: &Config) -> Result<Vec<Change>, Silence> {
+async fn changes(config: &Config) -> Result<Vec<Change>, TraceError> {
     let mut settings = config.database.clone();
     settings.database_url = settings.database_url.or_else(|| config.events_database_url.clone());
     let file = config.data_dir.join("events.db");
     if settings.database_url.is_none() && !file.exists() {
-        return Err(Silence::NoDatabase(file.display().to_string()));
+        return Err(TraceError::NoDatabase(file.display().to_string()));
     }
     Ok(audit::changes(settings.resolve(&file)?, &config.correlation_id).await?)
 }
@@ -229,7 +229,7 @@ impl Span {
 
 /// The traces of the request, and those in which what was given out again was first answered; and why some of them
 /// may be missing.
-async fn spans(config: &Config) -> (Traces, Option<Silence>) {
+async fn spans(config: &Config) -> (Traces, Option<TraceError>) {
     let jaeger = Jaeger { client: Client::new(), base: config.jaeger.trim_end_matches('/').to_owned() };
     let mut traces: BTreeMap<String, HashMap<String, Span>> = BTreeMap::new();
     let mut keep = |spans: Vec<Span>| {
@@ -280,7 +280,7 @@ struct Jaeger {
 
 impl Jaeger {
     /// The traces in which a span of `service` belongs to the request.
-    async fn find(&self, service: &str, config: &Config) -> Result<Vec<Span>, Silence> {
+    async fn find(&self, service: &str, config: &Config) -> Result<Vec<Span>, TraceError> {
         let until = Timestamp::now();
         let since = until.plus_seconds(-config.hours.saturating_mul(3600));
         let attributes = json!({ "correlation_id": config.correlation_id.as_str() }).to_string();
@@ -294,7 +294,7 @@ impl Jaeger {
         ];
         match self.ask("/api/v3/traces", &query).await {
             // Before 2.19 parameters were spelled differently, and attributes could not be asked for.
-            Err(Silence::Refused(_, StatusCode::BAD_REQUEST)) => {
+            Err(TraceError::Refused(_, StatusCode::BAD_REQUEST)) => {
                 let most = MAX_UNFILTERED.to_string();
                 let query = [
                     ("query.service_name", service),
@@ -309,25 +309,26 @@ impl Jaeger {
     }
 
     /// One trace.
-    async fn get(&self, id: &str) -> Result<Vec<Span>, Silence> {
+    async fn get(&self, id: &str) -> Result<Vec<Span>, TraceError> {
         self.ask(&format!("/api/v3/traces/{id}"), &[]).await
     }
 
-    async fn ask(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Span>, Silence> {
+    async fn ask(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Span>, TraceError> {
         let base = || self.base.clone();
         let request = self.client.get(format!("{}{path}", self.base)).query(query).timeout(TIMEOUT);
-        let response = request.send().await.map_err(|error| Silence::Jaeger(base(), error.without_url()))?;
+        let response =
+            request.send().await.map_err(|error| TraceError::Jaeger(base(), error.without_url()))?;
         match response.status() {
             StatusCode::NOT_FOUND => return Ok(Vec::new()),
-            status if !status.is_success() => return Err(Silence::Refused(base(), status)),
+            status if !status.is_success() => return Err(TraceError::Refused(base(), status)),
             _ => {}
         }
-        let body = response.bytes().await.map_err(|error| Silence::Jaeger(base(), error.without_url()))?;
+        let body = response.bytes().await.map_err(|error| TraceError::Jaeger(base(), error.without_url()))?;
         let chunks = serde_json::Deserializer::from_slice(&body).into_iter::<Chunk>();
         let chunks = chunks.collect::<Result<Vec<_>, _>>();
-        let mut chunks = chunks.map_err(|error| Silence::Unreadable(base(), error))?;
+        let mut chunks = chunks.map_err(|error| TraceError::Unreadable(base(), error))?;
         if let Some(error) = chunks.iter_mut().find_map(|chunk| chunk.error.take()) {
-            return Err(Silence::Failed(base(), error));
+            return Err(TraceError::Failed(base(), error));
         }
         Ok(chunks.into_iter().flat_map(|chunk| chunk.result.resource_spans).flat_map(of_resource).collect())
     }

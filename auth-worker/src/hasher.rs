@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::measurements::Waiting;
+use crate::metrics::Waiting;
 use crate::peppers::Peppers;
 
 /// What is left of a caller's time for what follows a hash: a session or an account is written. On a busy machine that

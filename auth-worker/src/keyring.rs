@@ -118,12 +118,12 @@ impl KeyState {
 
 /// When a key signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Term {
+struct Validity {
     from: Timestamp,
     revoked_at: Option<Timestamp>,
 }
 
-impl Term {
+impl Validity {
     /// Whether the key has signed by `now`, whatever became of it.
     fn has_begun(self, now: Timestamp) -> bool {
         self.from <= now && self.revoked_at.is_none_or(|revoked| revoked > self.from)
@@ -131,7 +131,7 @@ impl Term {
 }
 
 /// What a key with this `term` is used for at `now`, among `all` keys.
-fn state(term: Term, all: &[Term], now: Timestamp) -> KeyState {
+fn state(term: Validity, all: &[Validity], now: Timestamp) -> KeyState {
     if term.revoked_at.is_some() {
         return KeyState::Revoked;
     }
@@ -150,7 +150,7 @@ fn state(term: Term, all: &[Term], now: Timestamp) -> KeyState {
 /// Every key that can be used, the oldest first.
 #[derive(Debug)]
 pub(crate) struct Keyring {
-    keys: Vec<(SigningKey, Term)>,
+    keys: Vec<(SigningKey, Validity)>,
 }
 
 impl Keyring {
@@ -158,13 +158,13 @@ impl Keyring {
     pub(crate) fn open(
         configured: SigningKey,
         records: &[SigningKeyRecord],
-        seal: &Seal,
+        seal: &KeyWrapper,
     ) -> Result<Self, SigningKeyError> {
         let term =
-            |record: &SigningKeyRecord| Term { from: record.current_from, revoked_at: record.revoked_at };
+            |record: &SigningKeyRecord| Validity { from: record.current_from, revoked_at: record.revoked_at };
         let own = records.iter().find(|record| record.kid == configured.kid).map(term);
         let mut keys =
-            vec![(configured, own.unwrap_or(Term { from: Timestamp::UNIX_EPOCH, revoked_at: None }))];
+            vec![(configured, own.unwrap_or(Validity { from: Timestamp::UNIX_EPOCH, revoked_at: None }))];
         for record in records {
             let Some(sealed) = &record.sealed else { continue };
             match seal.open(record.kid.as_bytes(), sealed) {
@@ -177,7 +177,7 @@ impl Keyring {
         Ok(Self { keys })
     }
 
-    fn terms(&self) -> Vec<Term> {
+    fn terms(&self) -> Vec<Validity> {
         self.keys.iter().map(|(_, term)| *term).collect()
     }
 
@@ -215,9 +215,9 @@ impl Keyring {
 }
 
 /// Seals key pairs for the database.
-pub(crate) struct Seal(RandomizedNonceKey);
+pub(crate) struct KeyWrapper(RandomizedNonceKey);
 
-impl Seal {
+impl KeyWrapper {
     /// Seals with this key.
     ///
     /// # Errors
@@ -261,10 +261,10 @@ mod tests {
     #[test]
     fn a_key_waits_signs_verifies_and_retires() {
         let at = |seconds: i64| Timestamp::parse("2026-01-01T00:00:00Z").unwrap().plus_seconds(seconds);
-        let alive = |from| Term { from: at(from), revoked_at: None };
-        let first = Term { from: Timestamp::UNIX_EPOCH, revoked_at: None };
+        let alive = |from| Validity { from: at(from), revoked_at: None };
+        let first = Validity { from: Timestamp::UNIX_EPOCH, revoked_at: None };
         // The last one was withdrawn before it signed.
-        let all = [first, alive(100), alive(5000), Term { revoked_at: Some(at(150)), ..alive(200) }];
+        let all = [first, alive(100), alive(5000), Validity { revoked_at: Some(at(150)), ..alive(200) }];
         use KeyState::{Current, Retired, Retiring, Revoked, Standby};
         for (seconds, expected) in [
             (0, [Current, Standby, Standby, Revoked]),
@@ -280,14 +280,15 @@ mod tests {
             assert_eq!(states, expected, "after {seconds} s");
         }
         // What retired long ago does not come back because its successor is withdrawn.
-        let all = [first, Term { revoked_at: Some(at(9000)), ..alive(100) }, alive(9000)];
+        let all = [first, Validity { revoked_at: Some(at(9000)), ..alive(100) }, alive(9000)];
         let states = all.map(|term| state(term, &all, at(9000)));
         assert_eq!(states, [Retired, Revoked, Current]);
     }
 
     #[test]
     fn a_key_that_nobody_knows_yet_does_not_sign_where_another_can() {
-        let (seal, now) = (Seal::new(&[7; 32]).unwrap(), Timestamp::parse("2026-01-01T00:00:00Z").unwrap());
+        let (seal, now) =
+            (KeyWrapper::new(&[7; 32]).unwrap(), Timestamp::parse("2026-01-01T00:00:00Z").unwrap());
         let (configured, _) = seal.generate().unwrap();
         let (first, (key, sealed)) = (configured.kid.clone(), seal.generate().unwrap());
         let second = key.kid.clone();
@@ -304,7 +305,7 @@ mod tests {
 
     #[test]
     fn sealed_keys_open_with_their_own_seal_and_id_only() {
-        let seal = Seal::new(&[7; 32]).unwrap();
+        let seal = KeyWrapper::new(&[7; 32]).unwrap();
         let (key, sealed) = seal.generate().unwrap();
         let opened = seal.open(key.kid.as_bytes(), &sealed).unwrap();
         assert_eq!(SigningKey::from_pkcs8(&opened).unwrap().kid, key.kid);
@@ -312,7 +313,7 @@ mod tests {
         damaged[3] ^= 1;
         assert_eq!(seal.open(key.kid.as_bytes(), &damaged), None);
         assert_eq!(seal.open(b"another", &sealed), None);
-        assert_eq!(Seal::new(&[8; 32]).unwrap().open(key.kid.as_bytes(), &sealed), None);
+        assert_eq!(KeyWrapper::new(&[8; 32]).unwrap().open(key.kid.as_bytes(), &sealed), None);
         for short in [0, 5, NONCE, NONCE + 3] {
             assert_eq!(seal.open(key.kid.as_bytes(), &sealed[..short]), None);
         }
@@ -320,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_document_holds_what_may_be_met() {
-        let seal = Seal::new(&[7; 32]).unwrap();
+        let seal = KeyWrapper::new(&[7; 32]).unwrap();
         let now = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
         let (configured, _) = seal.generate().unwrap();
         let mut records = Vec::new();
@@ -329,7 +330,7 @@ mod tests {
             let current_from = now.plus_seconds(from);
             records.push(SigningKeyRecord { kid: key.kid, sealed: Some(sealed), current_from, revoked_at });
         }
-        let (_, foreign) = Seal::new(&[9; 32]).unwrap().generate().unwrap();
+        let (_, foreign) = KeyWrapper::new(&[9; 32]).unwrap().generate().unwrap();
         records.push(SigningKeyRecord {
             sealed: Some(foreign),
             kid: "foreign".to_owned(),

@@ -2,14 +2,14 @@
 
 mod config;
 pub mod hasher;
+mod key_rotation;
 mod keyring;
-mod keys;
-mod measurements;
+mod metrics;
 mod operations;
-mod passwords;
+mod password_policy;
 pub mod peppers;
 mod renewal;
-mod revocations;
+mod revocation_publisher;
 mod seed;
 pub mod store;
 mod throttle;
@@ -25,7 +25,7 @@ use database::DatabaseUrl;
 use identity::revocations::Revocations;
 use identity::{PublicKeys, Verifier};
 use messaging::{
-    Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_coverage,
+    Bucket, Connection, KeyDirectory, RequestClient, RevocationBucket, Server, watch_broker, watch_coverage,
     watch_jetstream,
 };
 use service::Status;
@@ -34,8 +34,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use key_rotation::KeysCommand;
 pub use keyring::SigningKeyRecord;
-pub use keys::KeysCommand;
 
 use hasher::Hasher;
 use operations::Auth;
@@ -76,7 +76,7 @@ pub async fn run_command(config: &Config, command: Command) -> anyhow::Result<St
     let issuer = issuer(config)?;
     let store = open_store(config).await.context("cannot open the auth database")?;
     match command {
-        Command::Keys(command) => keys::run(command, &*store, &issuer).await,
+        Command::Keys(command) => key_rotation::run(command, &*store, &issuer).await,
     }
 }
 
@@ -106,15 +106,15 @@ async fn serve(
         () = shutdown.cancelled() => return Ok(()),
     };
     status.needs(&connection, &keys);
-    let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
-    let directory = KeyDirectory::new(caller.clone());
+    let client = RequestClient::start(connection.clone()).await.context("cannot listen for replies")?;
+    let directory = KeyDirectory::new(client.clone());
     let revoked = Arc::new(Notify::new());
-    let failures = Arc::new(Bucket::login_throttle(caller.clone()));
+    let failures = Arc::new(Bucket::login_throttle(client.clone()));
     let throttle = Throttle::new(issuer.derived_key("login throttle v1"), failures, threads);
     let handler = Auth::new(Arc::clone(&store), hasher, throttle, Arc::clone(&issuer), Arc::clone(&revoked))?;
     let handler = Arc::new(handler);
     let revocations = Revocations::unknown();
-    let revocation_bucket = RevocationBucket::new(caller.clone());
+    let revocation_bucket = RevocationBucket::new(client.clone());
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)));
     let health = &status.health;
     let server =
@@ -122,12 +122,12 @@ async fn serve(
     let published = Notify::new();
     let background = async {
         tokio::join!(
-            keys::keep_published(&*store, &issuer, &keys, &directory, &published),
+            key_rotation::keep_published(&*store, &issuer, &keys, &directory, &published),
             renewal.keep_renewing(&*store),
-            revocations::publish(&*store, &revocation_bucket, &revoked, health),
+            revocation_publisher::publish(&*store, &revocation_bucket, &revoked, health),
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
-            watch_jetstream(&caller, health),
+            watch_jetstream(&client, health),
             watch_coverage(&connection, SERVICE, health),
         )
     };
@@ -141,7 +141,7 @@ async fn serve(
     };
     let served = tokio::select! {
         served = serve => served,
-        dead = watch_broker(&caller, health) => Err(dead.into()),
+        dead = watch_broker(&client, health) => Err(dead.into()),
         _ = background => Ok(()),
     };
     connection.close().await;

@@ -24,8 +24,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::hasher::{Hasher, HasherError};
-use crate::keyring::Seal;
-use crate::store::{AuthStore, Owner, Session};
+use crate::keyring::KeyWrapper;
+use crate::store::{AuthStore, Session, SessionUser};
 use crate::throttle::Throttle;
 use crate::tokens::{RefreshToken, SigningKeyError, TokenIssuer};
 
@@ -48,7 +48,7 @@ pub(crate) struct Auth {
 /// What hides the saved answers of named writes.
 struct AnswerKeys {
     hashes: hmac::Key,
-    seal: Arc<Seal>,
+    seal: Arc<KeyWrapper>,
 }
 
 impl AuthHandlers for Auth {}
@@ -72,7 +72,12 @@ impl Auth {
     }
 
     /// The pair of tokens for `session` as it stands.
-    fn signed_in<E>(&self, owner: Owner, session: &Session, now: Timestamp) -> Result<SignedIn, Failure<E>> {
+    fn signed_in<E>(
+        &self,
+        owner: SessionUser,
+        session: &Session,
+        now: Timestamp,
+    ) -> Result<SignedIn, Failure<E>> {
         let newest = RefreshToken { session_id: session.id, counter: session.counter };
         let access_token = self
             .issuer

@@ -83,10 +83,10 @@ pub trait AuthStore: Send + Sync + 'static {
         session: Session,
         password_hash: &str,
         deadline: Instant,
-    ) -> Result<Option<Owner>, StoreError>;
+    ) -> Result<Option<SessionUser>, StoreError>;
 
     /// A session, with its user. One that was ended may still be there.
-    async fn session(&self, id: SessionId) -> Result<Option<(Session, Owner)>, StoreError>;
+    async fn session(&self, id: SessionId) -> Result<Option<(Session, SessionUser)>, StoreError>;
 
     /// Sessions of a user that are not over, the one used last first.
     async fn sessions(&self, wanted: OpenSessions) -> Result<Vec<Session>, StoreError>;
@@ -330,7 +330,7 @@ pub enum ChangeMemberError {
 
 /// Who a session belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
+pub struct SessionUser {
     /// The user.
     pub user: User,
     /// The version that the user's new tokens carry.

@@ -5,9 +5,9 @@
 //! is reserved by compare-and-set before the password is hashed, so that guesses sent at once are not cheaper
 //! than guesses sent one by one (GHSA-7h8m-vrxx-vr4m).
 
-mod local;
-mod tally;
-mod turns;
+mod attempt_counter;
+mod keyed_lock;
+mod memory_store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -24,10 +24,10 @@ use rand::RngExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::measurements;
-use local::LocalRecords;
-use tally::{Forgets, Guessed, Limit, Tally, Verdict};
-use turns::{NoTurn, Turns};
+use crate::metrics;
+use attempt_counter::{AttemptCounter, Forgets, Guessed, Limit, Verdict};
+use keyed_lock::{KeyedLock, LockRefused};
+use memory_store::MemoryStore;
 
 /// Of an account and a network together. Their owner's success forgets the failures.
 const PAIR: Limit = Limit { name: "pair", free: 5, forgets: Forgets::AfterSuccess };
@@ -66,7 +66,7 @@ pub(crate) struct Throttle {
     /// Until when the shared ones are left alone, Unix milliseconds.
     away_until: AtomicI64,
     /// Of accounts and networks together.
-    turns: Turns,
+    locks: KeyedLock,
     places: Arc<Semaphore>,
     waiting: Semaphore,
 }
@@ -91,7 +91,7 @@ pub(crate) struct Attempt {
 struct Reservation {
     key: String,
     limit: &'static Limit,
-    tally: Tally,
+    counter: AttemptCounter,
     revision: u64,
     reserved_at: i64,
 }
@@ -100,7 +100,7 @@ struct Reservation {
 struct Seen {
     key: String,
     limit: &'static Limit,
-    tally: Tally,
+    counter: AttemptCounter,
     revision: u64,
 }
 
@@ -116,9 +116,9 @@ impl Throttle {
         Self {
             key,
             shared,
-            local: Arc::new(LocalRecords::default()),
+            local: Arc::new(MemoryStore::default()),
             away_until: AtomicI64::new(0),
-            turns: Turns::default(),
+            locks: KeyedLock::default(),
             places: Arc::new(Semaphore::new(threads * UNDER_WAY_PER_THREAD)),
             waiting: Semaphore::new(threads * WAITING_PER_THREAD),
         }
@@ -136,7 +136,7 @@ impl Throttle {
     ) -> Result<Attempt, Refusal> {
         let admitted = self.wait_for_turn(email, network, deadline).await;
         if let Err(refusal) = &admitted {
-            measurements::password_tried(refusal.name());
+            metrics::password_tried(refusal.name());
         }
         admitted
     }
@@ -151,16 +151,16 @@ impl Throttle {
         let patience = begin_by(deadline, now).min(now + MAX_WAIT);
         let keys = self.keys(email, network);
         let (pair, _) = &keys[0];
-        let turn = self.turns.wait(pair, patience).await.map_err(|no_turn| match no_turn {
-            NoTurn::Late => Refusal::TooMany(COME_BACK),
-            NoTurn::Refused(pause) => Refusal::TooMany(pause),
+        let guard = self.locks.wait(pair, patience).await.map_err(|no_turn| match no_turn {
+            LockRefused::Late => Refusal::TooMany(COME_BACK),
+            LockRefused::Refused(pause) => Refusal::TooMany(pause),
         })?;
         loop {
             let place = self.place(deadline).await?;
             match self.reserve(&keys).await {
                 Ok((store, reservations)) => return Ok(Attempt { store, reservations, _place: place }),
                 Err(NotReserved::Refused(pause)) => {
-                    turn.refuse_others(pause);
+                    guard.refuse_others(pause);
                     return Err(Refusal::TooMany(pause));
                 }
                 // Whoever waits here does not keep others from a place.
@@ -176,12 +176,12 @@ impl Throttle {
 
     async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         let _waiting = self.waiting.try_acquire().map_err(|_| Refusal::Busy)?;
-        let turn = tokio::time::timeout_at(
+        let admitted = tokio::time::timeout_at(
             begin_by(deadline, Instant::now()),
             Arc::clone(&self.places).acquire_owned(),
         );
         // Never closed.
-        turn.await.map_err(|_| Refusal::Busy)?.map_err(|_| Refusal::Busy)
+        admitted.await.map_err(|_| Refusal::Busy)?.map_err(|_| Refusal::Busy)
     }
 
     /// The keys of an attempt: of the pair, the account and the network.
@@ -228,8 +228,8 @@ async fn look(
     (key, limit): &(String, &'static Limit),
 ) -> Result<Seen, KeyValueError> {
     let entry = store.read(key).await?;
-    let tally = entry.as_ref().map(|entry| Tally::read(&entry.record)).unwrap_or_default();
-    Ok(Seen { key: key.clone(), limit, tally, revision: entry.map_or(0, |entry| entry.revision) })
+    let counter = entry.as_ref().map(|entry| AttemptCounter::read(&entry.record)).unwrap_or_default();
+    Ok(Seen { key: key.clone(), limit, counter, revision: entry.map_or(0, |entry| entry.revision) })
 }
 
 async fn reserve_all(
@@ -239,11 +239,12 @@ async fn reserve_all(
     let (pair, account, network) =
         tokio::try_join!(look(store, pair), look(store, account), look(store, network))?;
     // Whoever guesses at an account must not keep its owner out where they have signed in before.
-    let counted = if pair.tally.knows_success() { vec![pair, network] } else { vec![pair, account, network] };
+    let counted =
+        if pair.counter.knows_success() { vec![pair, network] } else { vec![pair, account, network] };
     let now = Timestamp::now().unix_millis();
     // Nothing is written for an attempt that is not made.
     for seen in &counted {
-        match seen.tally.admit(seen.limit, now) {
+        match seen.counter.admit(seen.limit, now) {
             Verdict::Admitted(_) => {}
             Verdict::Wait => return Ok(Err(NotReserved::Wait)),
             Verdict::Refused(pause) => return Ok(Err(NotReserved::Refused(pause))),
@@ -273,15 +274,15 @@ async fn reserve(
 ) -> Result<Result<Reservation, NotReserved>, KeyValueError> {
     for _ in 0..MAX_CONFLICTS {
         let now = Timestamp::now().unix_millis();
-        let tally = match seen.tally.admit(seen.limit, now) {
-            Verdict::Admitted(tally) => tally,
+        let counter = match seen.counter.admit(seen.limit, now) {
+            Verdict::Admitted(counter) => counter,
             Verdict::Wait => return Ok(Err(NotReserved::Wait)),
             Verdict::Refused(pause) => return Ok(Err(NotReserved::Refused(pause))),
         };
-        match store.write(&seen.key, &tally.write(), seen.revision).await {
+        match store.write(&seen.key, &counter.write(), seen.revision).await {
             Ok(revision) => {
                 let Seen { key, limit, .. } = seen;
-                return Ok(Ok(Reservation { key, limit, tally, revision, reserved_at: now }));
+                return Ok(Ok(Reservation { key, limit, counter, revision, reserved_at: now }));
             }
             Err(KeyValueError::Conflict) => back_off().await,
             Err(error) => return Err(error),
@@ -299,17 +300,17 @@ async fn back_off() {
 /// Notes how an attempt ended. What cannot be noted counts as failed after a while.
 async fn settle(store: &dyn KeyValueStore, reservations: Vec<Reservation>, guessed: Guessed) {
     let settled = reservations.into_iter().map(async |reservation| {
-        let Reservation { key, limit, reserved_at, mut tally, mut revision } = reservation;
+        let Reservation { key, limit, reserved_at, mut counter, mut revision } = reservation;
         loop {
-            let settled = tally.settle(limit, reserved_at, guessed, Timestamp::now().unix_millis());
+            let settled = counter.settle(limit, reserved_at, guessed, Timestamp::now().unix_millis());
             match store.write(&key, &settled.write(), revision).await {
                 Ok(_) => return Ok(()),
                 Err(KeyValueError::Conflict) => back_off().await,
                 Err(error) => return Err(error),
             }
             let entry = store.read(&key).await?;
-            (tally, revision) =
-                entry.map_or_else(Default::default, |entry| (Tally::read(&entry.record), entry.revision));
+            (counter, revision) = entry
+                .map_or_else(Default::default, |entry| (AttemptCounter::read(&entry.record), entry.revision));
         }
     });
     let all = tokio::time::timeout(SETTLE_TIMEOUT, join_all(settled)).await;
@@ -329,7 +330,7 @@ impl Attempt {
             Err(Failure::Refused(_)) => Guessed::Wrong,
             Err(_) => Guessed::NotTried,
         };
-        measurements::password_tried(match guessed {
+        metrics::password_tried(match guessed {
             Guessed::Right => "right",
             Guessed::Wrong => "wrong",
             Guessed::NotTried => "failed",

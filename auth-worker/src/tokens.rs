@@ -21,8 +21,8 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::keyring::{Keyring, Seal, SigningKey, SigningKeyRecord};
-use crate::store::Owner;
+use crate::keyring::{KeyWrapper, Keyring, SigningKey, SigningKeyRecord};
+use crate::store::SessionUser;
 
 /// How long after its publication every verifier has learned of a key, which looks every second.
 const LEARNED_AFTER: Duration = Duration::from_secs(3);
@@ -185,7 +185,7 @@ impl TokenIssuer {
         Ok(SigningKey::from_pkcs8(self.configured.expose_secret())?.kid)
     }
 
-    pub(crate) fn seal(&self) -> Result<Seal, SigningKeyError> {
+    pub(crate) fn seal(&self) -> Result<KeyWrapper, SigningKeyError> {
         seal(&self.secret)
     }
 
@@ -204,7 +204,7 @@ impl TokenIssuer {
     /// [`SigningKeyError::NoCurrentKey`] and [`SigningKeyError::Sign`].
     pub fn access_token(
         &self,
-        owner: &Owner,
+        owner: &SessionUser,
         session: SessionId,
         now: Timestamp,
     ) -> Result<Secret, SigningKeyError> {
@@ -257,8 +257,8 @@ impl TokenIssuer {
 }
 
 /// What seals the key pairs in the database.
-fn seal(secret: &hmac::Key) -> Result<Seal, SigningKeyError> {
-    Seal::new(&derived(secret, "signing keys v1"))
+fn seal(secret: &hmac::Key) -> Result<KeyWrapper, SigningKeyError> {
+    KeyWrapper::new(&derived(secret, "signing keys v1"))
 }
 
 /// A key of its own for each purpose, so that no output of one says anything about the other.
@@ -339,7 +339,7 @@ mod tests {
             created_at: now,
             updated_at: now,
         };
-        let owner = Owner { user, token_version: 3 };
+        let owner = SessionUser { user, token_version: 3 };
         issuer.access_token(&owner, SessionId(Uuid::from_u128(4)), now).unwrap().expose().to_owned()
     }
 

@@ -17,7 +17,7 @@ use identity::revocations::Revocations;
 use identity::{PublicKeys, Verifier};
 use messaging::idempotency::Idempotency;
 use messaging::{
-    Bucket, Caller, Connection, KeyDirectory, RevocationBucket, Server, watch_broker, watch_coverage,
+    Bucket, Connection, KeyDirectory, RequestClient, RevocationBucket, Server, watch_broker, watch_coverage,
     watch_jetstream,
 };
 use service::Status;
@@ -63,12 +63,12 @@ async fn serve(
     };
     let keys = PublicKeys::unknown();
     status.needs(&connection, &keys);
-    let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
+    let client = RequestClient::start(connection.clone()).await.context("cannot listen for replies")?;
     let handler = Arc::new(Events::new(Arc::clone(&store)));
     let revocations = Revocations::unknown();
-    let revocation_bucket = RevocationBucket::new(caller.clone());
+    let revocation_bucket = RevocationBucket::new(client.clone());
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)));
-    let idempotency = Some(Arc::new(Idempotency::new(Bucket::idempotency(caller.clone()))));
+    let idempotency = Some(Arc::new(Idempotency::new(Bucket::idempotency(client.clone()))));
     let health = &status.health;
     let server = Server::new(
         connection.clone(),
@@ -79,7 +79,7 @@ async fn serve(
         idempotency,
         health.clone(),
     );
-    let directory = KeyDirectory::new(caller.clone());
+    let directory = KeyDirectory::new(client.clone());
     let background = async {
         tokio::join!(
             retention::forget_answers(&*store),
@@ -87,7 +87,7 @@ async fn serve(
             directory.follow(&keys),
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
-            watch_jetstream(&caller, health),
+            watch_jetstream(&client, health),
             watch_coverage(&connection, SERVICE, health),
         )
     };
@@ -100,7 +100,7 @@ async fn serve(
     };
     let served = tokio::select! {
         served = serve => served,
-        dead = watch_broker(&caller, health) => Err(dead.into()),
+        dead = watch_broker(&client, health) => Err(dead.into()),
         _ = background => Ok(()),
     };
     connection.close().await;

@@ -22,8 +22,8 @@ use contract::events::{
 };
 use contract::keyed::is_kept;
 use contract::{
-    Answer, Context, EntityTag, Failure, Keepable, KeptAnswer, KeptAnswers, KeyedWrite, Operation,
-    OperationError, Outcome, Principal, Problem, ProblemType,
+    Answer, Context, EntityTag, Failure, IdempotentRequest, Operation, OperationError, Outcome, Principal,
+    Problem, ProblemType, Replayable, SavedResponse, SavedResponses,
 };
 use database::StoreError;
 use failpoint::{crash_point, fault_point};
@@ -41,14 +41,17 @@ pub(crate) struct Events {
 
 impl EventHandlers for Events {}
 
-impl KeptAnswers for Events {
-    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, Failure<Infallible>> {
-        Ok(self.store.kept(write).await?)
+impl SavedResponses for Events {
+    async fn find_saved(
+        &self,
+        write: &IdempotentRequest,
+    ) -> Result<Option<SavedResponse>, Failure<Infallible>> {
+        Ok(self.store.find_saved(write).await?)
     }
 }
 
 /// What one write does within its transaction. It may be done several times; only one is committed.
-trait Work<O: Operation>: Sync {
+trait Mutation<O: Operation>: Sync {
     /// Judges, writes and records.
     fn run(
         &self,
@@ -57,13 +60,13 @@ trait Work<O: Operation>: Sync {
     ) -> impl Future<Output = Result<O::Response, Attempt<O::Error>>> + Send;
 
     /// Says in the log what was done, once it is.
-    fn announce(&self, response: &O::Response);
+    fn log_success(&self, response: &O::Response);
 }
 
 /// Why one attempt at a write did not succeed.
 enum Attempt<E> {
     /// Somebody else was faster and nothing was written: what was judged has to be judged anew.
-    Overtaken,
+    Conflict,
     /// Trying again would not help.
     Failed(Failure<E>),
 }
@@ -77,7 +80,7 @@ impl<E> From<Failure<E>> for Attempt<E> {
 impl<E> From<StoreError> for Attempt<E> {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Collision(_) => Self::Overtaken,
+            StoreError::Collision(_) => Self::Conflict,
             error => Self::Failed(error.into()),
         }
     }
@@ -90,24 +93,24 @@ impl Events {
 
     /// Does `work` exactly once: in one transaction with its history row and, under a key, with the
     /// answer that is kept. Whoever comes with the same key later, or at the same time, is given that one.
-    async fn write<O>(&self, cx: &Context, work: &impl Work<O>) -> Result<Answer, Failure<O::Error>>
+    async fn write<O>(&self, cx: &Context, work: &impl Mutation<O>) -> Result<Answer, Failure<O::Error>>
     where
-        O: Operation<Response: Keepable, Error: OperationError>,
+        O: Operation<Response: Replayable, Error: OperationError>,
     {
         for _ in 0..MAX_ATTEMPTS {
             match self.write_once(cx, work).await {
                 Ok(answer) => return Ok(answer),
                 Err(Attempt::Failed(failure)) => return Err(failure),
-                Err(Attempt::Overtaken) => {}
+                Err(Attempt::Conflict) => {}
             }
         }
         tracing::warn!("gave up on a write that is overtaken all the time");
         Err(Failure::Contended)
     }
 
-    async fn write_once<O>(&self, cx: &Context, work: &impl Work<O>) -> Result<Answer, Attempt<O::Error>>
+    async fn write_once<O>(&self, cx: &Context, work: &impl Mutation<O>) -> Result<Answer, Attempt<O::Error>>
     where
-        O: Operation<Response: Keepable, Error: OperationError>,
+        O: Operation<Response: Replayable, Error: OperationError>,
     {
         let organization = cx.principal()?.organization_id;
         let mut transaction = self.store.begin(organization, cx.deadline).await?;
@@ -120,7 +123,7 @@ impl Events {
                     // Nobody waits for a second connection while they hold one.
                     drop(transaction);
                     // An earlier attempt of the same write may have succeeded, and be the reason.
-                    let saved = self.store.kept(write).await?;
+                    let saved = self.store.find_saved(write).await?;
                     let Some(saved) = saved else { return Err(Failure::Problem(problem).into()) };
                     return write.replay(saved).map_err(|reason| Attempt::Failed(reason.into()));
                 }
@@ -131,17 +134,17 @@ impl Events {
         crash_point!("effect-done");
         if let Some(write) = &cx.write
             && !fault_point!("forget-saved")
-            && !transaction.keep(write, &write.keep(&answer, cx), cx.now).await?
+            && !transaction.save_response(write, &write.to_saved(&answer, cx), cx.now).await?
         {
             drop(transaction);
             // Gone again when it was too old: then this write is a new one.
-            let kept = self.store.kept(write).await.map_err(|error| {
+            let kept = self.store.find_saved(write).await.map_err(|error| {
                 tracing::warn!(%error, "could not look up an answer that is there");
                 let unknown =
                     Problem::new(ProblemType::Unavailable, "the answer cannot be looked up at the moment");
                 Failure::Problem(unknown.with_outcome(Outcome::Unknown))
             })?;
-            let kept = kept.ok_or(Attempt::Overtaken)?;
+            let kept = kept.ok_or(Attempt::Conflict)?;
             return write.replay(kept).map_err(|reason| Attempt::Failed(reason.into()));
         }
         crash_point!("answer-kept");
@@ -152,7 +155,7 @@ impl Events {
         }
         crash_point!("committed");
         if let Some(response) = &response {
-            work.announce(response);
+            work.log_success(response);
         }
         Ok(answer)
     }
@@ -166,10 +169,10 @@ impl Events {
         error: StoreError,
     ) -> Result<Answer, Attempt<E>> {
         if let Some(write) = &cx.write
-            && let Ok(Some(kept)) = self.store.kept(write).await
+            && let Ok(Some(kept)) = self.store.find_saved(write).await
         {
             tracing::warn!(%error, "a commit was not answered, but took effect");
-            if kept == write.keep(&answer, cx) {
+            if kept == write.to_saved(&answer, cx) {
                 return Ok(answer);
             }
             return write.replay(kept).map_err(|reason| Attempt::Failed(reason.into()));
@@ -188,7 +191,7 @@ impl Events {
 }
 
 /// What becomes of an event.
-enum Becomes {
+enum Effect {
     /// This.
     Next(Event),
     /// It stays as it is: nothing is written.
@@ -211,7 +214,7 @@ impl<F> Change<'_, F> {
     async fn make<E>(&self, cx: &Context, transaction: &mut dyn EventTransaction) -> Result<Event, Attempt<E>>
     where
         E: From<ChangeError> + Send,
-        F: Fn(&Event) -> Result<Becomes, E> + Sync,
+        F: Fn(&Event) -> Result<Effect, E> + Sync,
     {
         let principal = cx.principal()?;
         let refused = |error: ChangeError| Failure::Refused(E::from(error));
@@ -222,17 +225,17 @@ impl<F> Change<'_, F> {
         let current = EntityTag(event.version);
         precondition(cx, current).map_err(refused)?;
         let (written, result) = match (self.apply)(&event).map_err(Failure::Refused)? {
-            Becomes::Same => return Ok(event),
-            Becomes::Next(mut next) => {
+            Effect::Same => return Ok(event),
+            Effect::Next(mut next) => {
                 next.status = after;
                 next.version = event.version + 1;
                 next.updated_at = cx.now;
                 (transaction.replace(&next, event.status, event.version).await?, Some(next))
             }
-            Becomes::Nothing => (transaction.remove(&event).await?, None),
+            Effect::Nothing => (transaction.remove(&event).await?, None),
         };
         if !written {
-            return Err(Attempt::Overtaken);
+            return Err(Attempt::Conflict);
         }
         let (actor, from) = (principal.user_id, Some(event.status));
         record(transaction, cx, actor, self.recorded_as, &event, from, result.as_ref()).await?;
@@ -244,10 +247,10 @@ impl<F> Change<'_, F> {
     }
 }
 
-impl<O, F> Work<O> for Change<'_, F>
+impl<O, F> Mutation<O> for Change<'_, F>
 where
     O: Operation<Response = Event, Error: From<ChangeError> + Send>,
-    F: Fn(&Event) -> Result<Becomes, O::Error> + Sync,
+    F: Fn(&Event) -> Result<Effect, O::Error> + Sync,
 {
     async fn run(
         &self,
@@ -257,7 +260,7 @@ where
         self.make(cx, transaction).await
     }
 
-    fn announce(&self, _event: &Event) {
+    fn log_success(&self, _event: &Event) {
         self.announce_change();
     }
 }

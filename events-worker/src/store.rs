@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use contract::auth::{OrganizationId, UserId};
 use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry, SortBy, SortOrder};
 use contract::text::folded;
-use contract::{KeptAnswer, KeyedWrite, Timestamp};
+use contract::{IdempotentRequest, SavedResponse, Timestamp};
 use database::{PingError, StoreError};
 use tokio::time::Instant;
 
@@ -40,7 +40,7 @@ pub trait EventStore: Send + Sync + 'static {
     async fn list(&self, query: &ListQuery, deadline: Instant) -> Result<Listing, StoreError>;
 
     /// The answer that is kept under this write's key.
-    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError>;
+    async fn find_saved(&self, write: &IdempotentRequest) -> Result<Option<SavedResponse>, StoreError>;
 
     /// Removes up to `limit` of the answers that were kept before `before`; returns how many.
     async fn forget_answers(
@@ -90,10 +90,10 @@ pub trait EventTransaction: Send {
 
     /// Keeps the answer to `write`, given at `now`. `false` when one is kept under its key already; then
     /// this transaction must be dropped.
-    async fn keep(
+    async fn save_response(
         &mut self,
-        write: &KeyedWrite,
-        answer: &KeptAnswer,
+        write: &IdempotentRequest,
+        answer: &SavedResponse,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 

@@ -8,7 +8,7 @@ use messaging::NatsSettings;
 use settings::{Environment, Refused, SettingsCheck, listed};
 use url::{Host, Url};
 
-use crate::limits::RateLimit;
+use crate::rate_limit::RateLimit;
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected a number of at least 1".to_owned())

@@ -1,32 +1,32 @@
 //! What the gateway sees of what it depends on.
 
 use contract::{Timestamp, auth, events};
-use messaging::{Caller, watch_jetstream};
+use messaging::{RequestClient, watch_jetstream};
 use serde_json::from_str;
 use telemetry::health::{Check, DEPENDENCY_TIMEOUT, Health, Status};
 
-use crate::resilience::breaker::Position;
+use crate::resilience::breaker::State;
 use crate::upstream::Upstream;
 
 /// What a worker tells of itself when it is asked whether it is there: of its database, and of its subjects.
 const TOLD: [&str; 2] = ["database", "subjects"];
 
 /// Looks at every dependency but the broker, again and again.
-pub(crate) async fn watch_dependencies(caller: &Caller, upstream: &Upstream, health: &Health) -> ! {
+pub(crate) async fn watch_dependencies(client: &RequestClient, upstream: &Upstream, health: &Health) -> ! {
     let (never, ..) = tokio::join!(
-        watch_jetstream(caller, health),
-        watch_worker(caller, health, auth::SERVICE, auth::WORKER),
-        watch_worker(caller, health, events::SERVICE, events::WORKER),
+        watch_jetstream(client, health),
+        watch_worker(client, health, auth::SERVICE, auth::WORKER),
+        watch_worker(client, health, events::SERVICE, events::WORKER),
         health.watch("replies", || async {
             let told =
                 |stream| format!("the stream {stream} answers requests in the workers' place; remove it");
-            caller.intruder().map_or(Ok(None), |stream| Err(told(stream)))
+            client.intruder().map_or(Ok(None), |stream| Err(told(stream)))
         }),
         health.watch("breakers", || async move {
             let tripped = upstream.tripped();
             let named: Vec<_> =
                 tripped.iter().map(|(subject, at)| format!("{subject} is {}", at.name())).collect();
-            let open = tripped.iter().any(|(_, at)| *at == Position::Open);
+            let open = tripped.iter().any(|(_, at)| *at == State::Open);
             let named = (!named.is_empty()).then(|| named.join(", "));
             // Half open for want of requests is no failure.
             if open { Err(named.unwrap_or_default()) } else { Ok(named) }
@@ -36,9 +36,9 @@ pub(crate) async fn watch_dependencies(caller: &Caller, upstream: &Upstream, hea
 }
 
 /// Asks the workers of a service whether one is there, and takes over what it says.
-async fn watch_worker(caller: &Caller, health: &Health, service: &str, worker: &str) -> ! {
+async fn watch_worker(client: &RequestClient, health: &Health, service: &str, worker: &str) -> ! {
     let look = || async move {
-        let pong = caller.ping(service, DEPENDENCY_TIMEOUT).await;
+        let pong = client.ping(service, DEPENDENCY_TIMEOUT).await;
         let unknown = || Check {
             status: Status::Fail,
             latency_ms: None,

@@ -1,14 +1,14 @@
 //! The gateway: HTTP in, one NATS request-reply message per request, the reply out.
 
+mod api_docs;
 mod config;
-mod documents;
-mod edge;
 mod extract;
 mod fields;
 mod health;
-mod limits;
 mod metrics;
+mod middleware;
 mod problem;
+mod rate_limit;
 mod resilience;
 mod routes;
 mod upstream;
@@ -20,13 +20,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use contract::{Precondition, Problem, ProblemType};
 use identity::revocations::Revocations;
 use identity::{PublicKeys, Verifier};
-use messaging::{Caller, Connection, KeyDirectory, RevocationBucket, watch_broker};
+use messaging::{Connection, KeyDirectory, RequestClient, RevocationBucket, watch_broker};
 use service::http::{self, Limits};
 use service::{AdminServer, Status};
 use tokio::net::TcpListener;
@@ -34,12 +33,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, CorsOrigins, NotAnOrigin};
-pub use edge::NAME;
-pub use limits::{NotARateLimit, RateLimit};
+pub use middleware::NAME;
+pub use rate_limit::{NotARateLimit, RateLimit};
 
-use limits::Limiter;
-use problem::Failed;
-use routes::Gateway;
+use problem::ProblemResponse;
+use rate_limit::Limiter;
+use routes::AppState;
 use upstream::Upstream;
 
 /// How long after its start a gateway holds requests that need a token instead of refusing them: it learns the keys
@@ -86,23 +85,23 @@ async fn serve(
     announce: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let cors = edge::cors(&config.cors_origins);
+    let cors = middleware::cors(&config.cors_origins);
     // Not waited for: without a broker every request is answered with 503, at once.
     let connection = Connection::begin(&config.nats, "gateway").await?;
     let keys = PublicKeys::unknown();
     status.needs(&connection, &keys);
-    let caller = Caller::start(connection.clone()).await.context("cannot listen for replies")?;
+    let client = RequestClient::start(connection.clone()).await.context("cannot listen for replies")?;
     let revocations = Revocations::unknown();
-    let revocation_bucket = RevocationBucket::new(caller.clone());
-    let gateway = Arc::new(Gateway {
-        upstream: Upstream::new(caller.clone(), config.max_in_flight, config.breakers),
+    let revocation_bucket = RevocationBucket::new(client.clone());
+    let gateway = Arc::new(AppState {
+        upstream: Upstream::new(client.clone(), config.max_in_flight, config.breakers),
         hold_until: Instant::now() + START_HOLD,
         verifier: Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)),
         users: Limiter::new("user", config.rate_limit_user),
         addresses: Limiter::new("ip", config.rate_limit_ip),
         trusted_hops: config.trusted_hops,
     });
-    let router = edge::surround(router(Arc::clone(&gateway), status), cors, status.clone());
+    let router = middleware::surround(router(Arc::clone(&gateway), status), cors, status.clone());
     let limits = Limits {
         header_timeout: Duration::from_secs(config.header_timeout.max(1)),
         idle_timeout: Duration::from_secs(config.idle_timeout.max(1)),
@@ -121,19 +120,19 @@ async fn serve(
         announce();
         std::future::pending::<()>().await;
     };
-    let directory = KeyDirectory::new(caller.clone());
+    let directory = KeyDirectory::new(client.clone());
     let background = async {
         tokio::join!(
             directory.follow(&keys),
             revocation_bucket.follow(&revocations, &status.health),
-            health::watch_dependencies(&caller, &gateway.upstream, &status.health),
+            health::watch_dependencies(&client, &gateway.upstream, &status.health),
             gateway.users.forget_quiet_clients(),
             gateway.addresses.forget_quiet_clients(),
         )
     };
     let served = tokio::select! {
         () = http::serve(listener, router, limits, closing.clone()) => Ok(()),
-        dead = watch_broker(&caller, &status.health) => Err(dead.into()),
+        dead = watch_broker(&client, &status.health) => Err(dead.into()),
         () = close => Ok(()),
         () = announce => Ok(()),
         _ = background => Ok(()),
@@ -142,19 +141,19 @@ async fn serve(
     served
 }
 
-fn router(gateway: Arc<Gateway>, status: &Status) -> Router {
+fn router(gateway: Arc<AppState>, status: &Status) -> Router {
     let jwks = {
         let gateway = Arc::clone(&gateway);
         move |headers: HeaderMap| std::future::ready(jwks(gateway.verifier.keys(), &headers))
     };
-    let limit = middleware::from_fn_with_state(Arc::clone(&gateway), limits::limit_address);
+    let limit = axum::middleware::from_fn_with_state(Arc::clone(&gateway), rate_limit::limit_address);
     Router::new()
         .merge(routes::auth::routes())
         .merge(routes::events::routes())
         .with_state(gateway)
         .route("/.well-known/jwks.json", get(jwks))
-        .merge(documents::routes())
-        .fallback(edge::unknown_route)
+        .merge(api_docs::routes())
+        .fallback(middleware::unknown_route)
         .layer(limit)
         // Whoever asks these must not be kept from it by anybody else's requests.
         .merge(service::health_routes(status))
@@ -162,7 +161,8 @@ fn router(gateway: Arc<Gateway>, status: &Status) -> Router {
 
 fn jwks(keys: &PublicKeys, headers: &HeaderMap) -> axum::response::Response {
     if !keys.are_known() {
-        return Failed(Problem::new(ProblemType::Unavailable, "no key is known yet")).into_response();
+        return ProblemResponse(Problem::new(ProblemType::Unavailable, "no key is known yet"))
+            .into_response();
     }
     let tag = keys.document_tag();
     let validators = [(header::ETAG, tag.to_string()), (header::CACHE_CONTROL, JWKS_CACHE.to_owned())];

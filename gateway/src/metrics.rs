@@ -8,7 +8,7 @@ use opentelemetry::metrics::{Counter, Histogram, ObservableGauge, UpDownCounter}
 use opentelemetry_semantic_conventions::{attribute as key, metric};
 use telemetry::metrics::{durations, meter};
 
-use crate::resilience::breaker::Position;
+use crate::resilience::breaker::State;
 
 /// The gateway's instruments. Without a provider they do nothing.
 #[derive(Debug, Clone)]
@@ -21,16 +21,16 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// `breakers` tells where each stands, whenever that is fetched.
-    pub(crate) fn new(breakers: impl Fn() -> Vec<(&'static str, Position)> + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(breakers: impl Fn() -> Vec<(&'static str, State)> + Send + Sync + 'static) -> Self {
         let gauge = meter()
             .u64_observable_gauge("eventboard.breaker.state")
             .with_description("Where the breaker of a subject stands: 0 closed, 1 half open, 2 open")
             .with_callback(move |observer| {
                 for (subject, position) in breakers() {
                     let state = match position {
-                        Position::Closed => 0,
-                        Position::HalfOpen => 1,
-                        Position::Open => 2,
+                        State::Closed => 0,
+                        State::HalfOpen => 1,
+                        State::Open => 2,
                     };
                     observer.observe(state, &[KeyValue::new("subject", subject)]);
                 }
@@ -65,7 +65,7 @@ impl Metrics {
         self.rejections.add(1, &[KeyValue::new("service", service), KeyValue::new("reason", reason)]);
     }
 
-    pub(crate) fn moved(&self, subject: &'static str, to: Position) {
+    pub(crate) fn moved(&self, subject: &'static str, to: State) {
         self.transitions.add(1, &[KeyValue::new("subject", subject), KeyValue::new("to", to.name())]);
     }
 }

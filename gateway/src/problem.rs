@@ -7,15 +7,15 @@ use contract::{Problem, ProblemType, RequestIds};
 
 /// A failure on its way to the edge.
 #[derive(Debug, Clone)]
-pub(crate) struct Failed(pub(crate) Problem);
+pub(crate) struct ProblemResponse(pub(crate) Problem);
 
-impl From<Problem> for Failed {
+impl From<Problem> for ProblemResponse {
     fn from(problem: Problem) -> Self {
         Self(problem)
     }
 }
 
-impl IntoResponse for Failed {
+impl IntoResponse for ProblemResponse {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
@@ -26,7 +26,7 @@ impl IntoResponse for Failed {
 
 /// Gives every failed response its body. What already is a problem, sent by a worker, stays.
 pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
-    let carried = response.extensions_mut().remove::<Failed>().map(|failed| failed.0);
+    let carried = response.extensions_mut().remove::<ProblemResponse>().map(|failed| failed.0);
     // The router itself answers only this, with the `Allow` header it must keep.
     let missed = (response.status() == StatusCode::METHOD_NOT_ALLOWED)
         .then(|| Problem::new(ProblemType::MethodNotAllowed, "use one of the methods in the header Allow"));

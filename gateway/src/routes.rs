@@ -22,10 +22,10 @@ use identity::Verifier;
 use messaging::{Call, Reply};
 use tokio::time::Instant;
 
-use crate::edge::Forwarded;
 use crate::extract;
-use crate::limits::{Limiter, Quoted};
-use crate::problem::Failed;
+use crate::middleware::Forwarded;
+use crate::problem::ProblemResponse;
+use crate::rate_limit::{Limiter, RateLimitHeaders};
 use crate::upstream::Upstream;
 
 /// `true` on an answer that was given before.
@@ -47,7 +47,7 @@ struct TokenRefused;
 
 /// What every route needs.
 #[derive(Debug)]
-pub(crate) struct Gateway {
+pub(crate) struct AppState {
     pub(crate) upstream: Upstream,
     pub(crate) verifier: Verifier,
     /// Until when requests wait for what verifies tokens, since the gateway has only just started.
@@ -61,7 +61,7 @@ pub(crate) struct Gateway {
 }
 
 /// The route of one operation.
-pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
+pub(crate) fn operation<O: Operation>() -> Router<Arc<AppState>> {
     let filter = match O::ROUTE.method {
         Method::Get => MethodFilter::GET,
         Method::Post => MethodFilter::POST,
@@ -70,7 +70,7 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
     };
     let (decoder, description) =
         (Arc::new(RequestDecoder::<O::Request>::new()), Arc::new(Description::of::<O>()));
-    let handler = move |State(gateway): State<Arc<Gateway>>,
+    let handler = move |State(gateway): State<Arc<AppState>>,
                         Extension(ids): Extension<RequestIds>,
                         params: Result<RawPathParams, axum::extract::rejection::RawPathParamsRejection>,
                         request: Request| {
@@ -84,7 +84,7 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
             let refuses_token =
                 answer.as_ref().is_ok_and(|response| response.extensions().get::<TokenRefused>().is_some())
                     || answer.as_ref().is_err_and(|problem| problem.kind == ProblemType::Unauthenticated);
-            let mut response = answer.map_err(Failed).into_response();
+            let mut response = answer.map_err(ProblemResponse).into_response();
             if told.token && refuses_token {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, INVALID_TOKEN);
             }
@@ -95,7 +95,7 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
                 let replayed = response.headers().contains_key(IDEMPOTENT_REPLAYED);
                 response.extensions_mut().insert(Forwarded { subject: O::SUBJECT, attempts, replayed });
             }
-            Ok::<_, Failed>(response)
+            Ok::<_, ProblemResponse>(response)
         }
     };
     Router::new().route(O::ROUTE.path, on(filter, handler))
@@ -105,7 +105,7 @@ pub(crate) fn operation<O: Operation>() -> Router<Arc<Gateway>> {
 #[derive(Default)]
 struct Told {
     /// What is left of its user's requests.
-    quota: Option<Quoted>,
+    quota: Option<RateLimitHeaders>,
     /// How often it was sent to a worker.
     attempts: Option<u32>,
     /// Whether it came with a token.
@@ -113,7 +113,7 @@ struct Told {
 }
 
 async fn forward<O: Operation>(
-    gateway: &Gateway,
+    gateway: &AppState,
     decoder: &RequestDecoder<O::Request>,
     description: &Description,
     ids: RequestIds,
@@ -176,8 +176,11 @@ fn next_link(path: &str, query: &str, cursor: &str) -> String {
 
 fn respond(reply: Reply, access: Access, subject: &str, link: Option<String>) -> Response {
     let Ok(status) = StatusCode::from_u16(reply.status) else {
-        return Failed(Problem::new(ProblemType::MalformedReply, "the worker's answer is incomplete"))
-            .into_response();
+        return ProblemResponse(Problem::new(
+            ProblemType::MalformedReply,
+            "the worker's answer is incomplete",
+        ))
+        .into_response();
     };
     let has_body = !reply.body.is_empty();
     let refuses_token = reply.status == 401 && reply.is_problem(ProblemType::Unauthenticated);

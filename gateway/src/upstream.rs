@@ -9,14 +9,14 @@ use bytes::Bytes;
 use contract::{Description, KeyOrigin, Problem, ProblemType, Repeat, auth, descriptions, events};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use messaging::{Call, CallError, Caller, RECONNECT_GRACE, Reply};
+use messaging::{Call, CallError, RECONNECT_GRACE, Reply, RequestClient};
 use rand::RngExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::resilience::breaker::{Breaker, Permit, Position, Signal};
-use crate::resilience::ending::Ending;
+use crate::resilience::breaker::{Breaker, Permit, Signal, State};
+use crate::resilience::classify::Classification;
 use crate::resilience::retry::{self, ATTEMPTS, RetryBudget, delay};
 
 /// How long workers take to be back after their broker is lost, about: before another attempt where nobody
@@ -29,7 +29,7 @@ const OWN_KEY_DELAY: Duration = Duration::from_secs(1);
 /// The workers, as the gateway reaches them.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    caller: Caller,
+    client: RequestClient,
     services: [Service; 2],
     gates: Arc<BTreeMap<&'static str, Gate>>,
     metrics: Metrics,
@@ -58,7 +58,7 @@ struct Gate {
 /// How an attempt ended.
 enum Attempt {
     /// It was made, and this came of it.
-    Made(Ending, Result<Reply, CallError>),
+    Made(Classification, Result<Reply, CallError>),
     /// It was not: the breaker is open for this long.
     Rejected(Duration),
     /// It was not: the broker has been away for too long.
@@ -68,7 +68,7 @@ enum Attempt {
 impl Upstream {
     /// Reaches the workers through `caller`. Of each service, as many reads and as many writes may be under
     /// way at once. Without `breakers`, whoever fails is asked all the same.
-    pub(crate) fn new(caller: Caller, max_in_flight: usize, breakers: bool) -> Self {
+    pub(crate) fn new(client: RequestClient, max_in_flight: usize, breakers: bool) -> Self {
         let service = |name| Service {
             name,
             reads: Semaphore::new(max_in_flight),
@@ -82,16 +82,16 @@ impl Upstream {
         let watched = Arc::clone(&gates);
         let metrics = Metrics::new(move || {
             let now = Instant::now();
-            watched.values().map(|gate| (gate.subject, gate.breaker().position(now))).collect()
+            watched.values().map(|gate| (gate.subject, gate.breaker().state(now))).collect()
         });
-        Self { caller, services: [service(auth::SERVICE), service(events::SERVICE)], gates, metrics }
+        Self { client, services: [service(auth::SERVICE), service(events::SERVICE)], gates, metrics }
     }
 
     /// The subjects whose breakers are not closed, with where they stand.
-    pub(crate) fn tripped(&self) -> Vec<(&'static str, Position)> {
+    pub(crate) fn tripped(&self) -> Vec<(&'static str, State)> {
         let now = Instant::now();
-        let positions = self.gates.values().map(|gate| (gate.subject, gate.breaker().position(now)));
-        positions.filter(|(_, position)| *position != Position::Closed).collect()
+        let positions = self.gates.values().map(|gate| (gate.subject, gate.breaker().state(now)));
+        positions.filter(|(_, position)| *position != State::Closed).collect()
     }
 
     /// Counts requests that were refused before they came here.
@@ -148,9 +148,9 @@ impl Upstream {
         if !self.has_link(call.deadline).await {
             return (Err(CallError::NotConnected.into_problem(operation.repeat)), 0);
         }
-        let patience = match operation.repeat {
+        let hedge_after = match operation.repeat {
             Repeat::Safe | Repeat::WithKey => {
-                retry::patience(call.deadline.saturating_duration_since(Instant::now()))
+                retry::hedge_after(call.deadline.saturating_duration_since(Instant::now()))
             }
             // Once it was delivered, it is not repeated.
             Repeat::ByClient | Repeat::Never => Duration::MAX,
@@ -158,7 +158,7 @@ impl Upstream {
         let mut under_way = FuturesUnordered::new();
         let (mut made, mut next) = (0, Some(Instant::now()));
         // Why it would be sent again: for want of an answer, unless an attempt says otherwise.
-        let mut reason = Ending::TimedOut;
+        let mut reason = Classification::TimedOut;
         let (mut outcome, mut is_unknown) = (None, false);
         while !under_way.is_empty() || next.is_some() {
             tokio::select! {
@@ -175,26 +175,26 @@ impl Upstream {
                         next = None;
                     }
                     // The one who is at it is another attempt of this same call.
-                    Attempt::Made(Ending::KeyInProgress, _) if !under_way.is_empty() => {}
-                    Attempt::Made(Ending::KeyInProgress, _) if is_unknown => {
+                    Attempt::Made(Classification::KeyInProgress, _) if !under_way.is_empty() => {}
+                    Attempt::Made(Classification::KeyInProgress, _) if is_unknown => {
                         let again = Instant::now() + OWN_KEY_DELAY;
                         next = (made < ATTEMPTS && again < call.deadline).then_some(again);
                     }
-                    Attempt::Made(ending, result) => {
-                        reason = ending;
-                        next = self.next_attempt(service, operation, call, made, ending, &result);
+                    Attempt::Made(class, result) => {
+                        reason = class;
+                        next = self.next_attempt(service, operation, call, made, class, &result);
                         if result.is_ok() {
                             *service.answered() = Some(Instant::now());
                         }
                         // What an earlier attempt may have done, a later one that did nothing has not undone.
-                        if ending.is_answer() || !is_unknown {
+                        if class.is_answer() || !is_unknown {
                             outcome = Some(result.map_err(|error| {
                                 tracing::warn!(%error, subject = operation.subject, "no answer from the worker");
                                 error.into_problem(operation.repeat)
                             }));
                         }
-                        is_unknown |= ending.leaves_unknown();
-                        if ending.is_answer() {
+                        is_unknown |= class.leaves_unknown();
+                        if class.is_answer() {
                             break;
                         }
                     }
@@ -204,7 +204,7 @@ impl Upstream {
                     if made == 0 || self.may_repeat(service, operation, made, reason) {
                         made += 1;
                         under_way.push(self.attempt(gate, operation, call, made, payload.clone()));
-                        next = (made < ATTEMPTS).then(|| Instant::now().checked_add(patience)).flatten();
+                        next = (made < ATTEMPTS).then(|| Instant::now().checked_add(hedge_after)).flatten();
                     }
                 }
             }
@@ -215,14 +215,14 @@ impl Upstream {
 
     /// Whether the broker can be reached; waits for one that was lost a moment ago. Nothing is sent meanwhile.
     async fn has_link(&self, deadline: Instant) -> bool {
-        let back = self.caller.connection().is_back();
+        let back = self.client.connection().is_back();
         tokio::time::timeout_at(deadline, back).await.unwrap_or(false)
     }
 
     /// Whether the workers of a service, of whom none listens, did a moment ago, or may not have followed us to
     /// another broker yet. Whoever has been away for longer is not waited for.
     fn was_there(&self, service: &Service) -> bool {
-        self.caller.connection().is_fresh()
+        self.client.connection().is_fresh()
             || service.answered().is_some_and(|answered| answered.elapsed() < RECONNECT_GRACE)
     }
 
@@ -233,15 +233,15 @@ impl Upstream {
         operation: &Description,
         call: &Call,
         made: u32,
-        ending: Ending,
+        class: Classification,
         result: &Result<Reply, CallError>,
     ) -> Option<Instant> {
-        if made == ATTEMPTS || !ending.may_repeat(operation.repeat) {
+        if made == ATTEMPTS || !class.may_repeat(operation.repeat) {
             return None;
         }
-        let wait = match (ending, result) {
-            (Ending::NoResponders, _) if !self.was_there(service) => return None,
-            (Ending::NoResponders, _) => RETURN_TIME * made,
+        let wait = match (class, result) {
+            (Classification::NoResponders, _) if !self.was_there(service) => return None,
+            (Classification::NoResponders, _) => RETURN_TIME * made,
             (_, Ok(Reply { retry_after: Some(seconds), .. })) => {
                 delay(made, &mut rand::rng()).max(Duration::from_secs(*seconds))
             }
@@ -251,7 +251,13 @@ impl Upstream {
     }
 
     /// Takes a repetition out of the budget, and says so.
-    fn may_repeat(&self, service: &Service, operation: &Description, made: u32, reason: Ending) -> bool {
+    fn may_repeat(
+        &self,
+        service: &Service,
+        operation: &Description,
+        made: u32,
+        reason: Classification,
+    ) -> bool {
         let granted = service.budget().take(Instant::now());
         if granted {
             let reason = reason.name();
@@ -272,22 +278,22 @@ impl Upstream {
         if !self.has_link(call.deadline).await {
             return Attempt::Away;
         }
-        let mut admitted = match gate.admit(&self.metrics) {
-            Ok(admitted) => admitted,
+        let mut guard = match gate.admit(&self.metrics) {
+            Ok(guard) => guard,
             Err(wait) => return Attempt::Rejected(wait),
         };
-        let mut calling = std::pin::pin!(self.caller.call(operation, call, number, payload));
+        let mut calling = std::pin::pin!(self.client.call(operation, call, number, payload));
         let slow_after = retry::slow_after(operation.deadline, operation.repeat);
         let result = match tokio::time::timeout(slow_after, &mut calling).await {
             Ok(result) => result,
             Err(_) => {
-                admitted.settle(Some(Signal::Failure));
+                guard.record(Some(Signal::Failure));
                 calling.await
             }
         };
-        let ending = Ending::of(&result);
-        admitted.settle(ending.signal());
-        Attempt::Made(ending, result)
+        let class = Classification::of(&result);
+        guard.record(class.signal());
+        Attempt::Made(class, result)
     }
 }
 
@@ -325,25 +331,25 @@ impl Gate {
         Self { subject, armed, breaker: Mutex::new(Breaker::new(Instant::now())) }
     }
 
-    fn admit<'a>(&'a self, metrics: &'a Metrics) -> Result<Admitted<'a>, Duration> {
+    fn admit<'a>(&'a self, metrics: &'a Metrics) -> Result<BreakerGuard<'a>, Duration> {
         let permit = if self.armed { Some(self.change(metrics, Breaker::admit)?) } else { None };
-        Ok(Admitted { gate: self, metrics, permit })
+        Ok(BreakerGuard { gate: self, metrics, permit })
     }
 
     /// Does something to the breaker, and says so when that moves it.
     fn change<T>(&self, metrics: &Metrics, change: impl FnOnce(&mut Breaker, Instant) -> T) -> T {
         let mut breaker = self.breaker();
         let now = Instant::now();
-        let before = breaker.settled_position();
+        let before = breaker.last_state();
         let result = change(&mut breaker, now);
-        let after = breaker.settled_position();
+        let after = breaker.last_state();
         drop(breaker);
         if before != after {
             metrics.moved(self.subject, after);
             match after {
-                Position::Open => tracing::warn!(subject = self.subject, "a breaker opened"),
-                Position::HalfOpen => tracing::info!(subject = self.subject, "a breaker is half open"),
-                Position::Closed => tracing::info!(subject = self.subject, "a breaker closed"),
+                State::Open => tracing::warn!(subject = self.subject, "a breaker opened"),
+                State::HalfOpen => tracing::info!(subject = self.subject, "a breaker is half open"),
+                State::Closed => tracing::info!(subject = self.subject, "a breaker closed"),
             }
         }
         result
@@ -356,24 +362,24 @@ impl Gate {
 }
 
 /// A call that a breaker let through. Dropped before it has ended, it says nothing, and frees its place.
-struct Admitted<'a> {
+struct BreakerGuard<'a> {
     gate: &'a Gate,
     metrics: &'a Metrics,
     permit: Option<Permit>,
 }
 
-impl Admitted<'_> {
+impl BreakerGuard<'_> {
     /// Says once how the call ended.
-    fn settle(&mut self, signal: Option<Signal>) {
+    fn record(&mut self, signal: Option<Signal>) {
         let (Some(signal), true) = (signal, self.permit.is_some()) else { return };
         if let Some(permit) = self.permit.take() {
             let chance = rand::rng().random_range(0.0..1.0);
-            self.gate.change(self.metrics, |breaker, now| breaker.settle(&permit, signal, now, chance));
+            self.gate.change(self.metrics, |breaker, now| breaker.record(&permit, signal, now, chance));
         }
     }
 }
 
-impl Drop for Admitted<'_> {
+impl Drop for BreakerGuard<'_> {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
             self.gate.change(self.metrics, |breaker, _| breaker.abandon(&permit));

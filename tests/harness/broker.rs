@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use eventboard::broker::{Broker, find_nats_server};
+use eventboard::nats_server::{Broker, find_nats_server};
 
 /// The binary, found or fetched once per run.
 pub async fn binary() -> PathBuf {

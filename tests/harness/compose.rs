@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use eventboard::broker::Broker;
+use eventboard::nats_server::Broker;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use eventboard::kept::KeptProcess;
+use eventboard::child_process::ChildProcess;
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ pub const CONNECTIONS: u32 = 8;
 
 /// A running pooler. Dropping it ends it and removes its files.
 pub struct PgBouncer {
-    _process: KeptProcess,
+    _process: ChildProcess,
     port: u16,
     server_port: u16,
     _directory: TempDir,
@@ -47,7 +47,7 @@ impl PgBouncer {
                 users.display()
             );
             std::fs::write(&settings, text).unwrap();
-            let mut process = KeptProcess::start([&program, &settings], user()).await.unwrap();
+            let mut process = ChildProcess::start([&program, &settings], user()).await.unwrap();
             if listens(&mut process, port).await {
                 return Self { _process: process, port, server_port: server.port(), _directory: directory };
             }
@@ -70,7 +70,7 @@ fn is_aware(version: &[u8]) -> bool {
 }
 
 /// Waits until it takes connections; `false` when it ends instead.
-async fn listens(process: &mut KeptProcess, port: u16) -> bool {
+async fn listens(process: &mut ChildProcess, port: u16) -> bool {
     let patience = Instant::now() + Duration::from_secs(30);
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         if process.has_ended().unwrap() {

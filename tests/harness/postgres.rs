@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use eventboard::kept::KeptProcess;
+use eventboard::child_process::ChildProcess;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use secrecy::SecretString;
@@ -45,7 +45,7 @@ const WORKER: &str = "worker";
 
 /// A running server. Dropping it ends it and removes its files.
 pub struct Postgres {
-    _process: KeptProcess,
+    _process: ChildProcess,
     binaries: PathBuf,
     directory: PathBuf,
     port: u16,
@@ -220,10 +220,10 @@ pub(super) fn user() -> Option<u32> {
 }
 
 /// Runs a server and waits until it takes connections; `None` when it ends instead.
-async fn serve(binaries: &Path, directory: &Path, port: u16) -> Option<KeptProcess> {
+async fn serve(binaries: &Path, directory: &Path, port: u16) -> Option<ChildProcess> {
     let serve = ["sh", "-c", SERVE, "eventboard-postgres"].map(OsString::from);
     let arguments = [binaries.into(), directory.into(), port.to_string().into()];
-    let mut process = KeptProcess::start(serve.into_iter().chain(arguments), user()).await.unwrap();
+    let mut process = ChildProcess::start(serve.into_iter().chain(arguments), user()).await.unwrap();
     let server = local(directory, port);
     let patience = Instant::now() + Duration::from_secs(30);
     while PgConnection::connect_with(&server).await.is_err() {

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use auth_worker::store::Owner;
+use auth_worker::store::SessionUser;
 use contract::Timestamp;
 use contract::auth::{Email, OrganizationId, SessionId, User, UserId};
 use database::DatabaseSettings;
-use eventboard::broker::Broker;
+use eventboard::nats_server::Broker;
 use eventboard::runner::provision;
 use gateway::RateLimit;
 use messaging::NatsSettings;
@@ -362,7 +362,7 @@ impl System {
             created_at: now,
             updated_at: now,
         };
-        let owner = Owner { user, token_version: 0 };
+        let owner = SessionUser { user, token_version: 0 };
         let token = issuer.access_token(&owner, SessionId(uuid::Uuid::now_v7()), now).expect("a token");
         token.expose().to_owned()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use auth_worker::store::{
     AuthStore, ChangeMemberError, CreateAccountError, Finish, MemberChange, Membership, NewAccount,
-    NewInvitation, OpenSessions, Owner, PasswordChange, PostgresAuthStore, SeedUser, Session,
+    NewInvitation, OpenSessions, PasswordChange, PostgresAuthStore, SeedUser, Session, SessionUser,
     SqliteAuthStore,
 };
 use contract::auth::{Email, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId};
@@ -112,8 +112,8 @@ fn session(user_id: UserId) -> Session {
     }
 }
 
-fn owner(user: User) -> Owner {
-    Owner { user, token_version: 0 }
+fn owner(user: User) -> SessionUser {
+    SessionUser { user, token_version: 0 }
 }
 
 async fn found(store: &dyn AuthStore, name: &str, home: &str) -> Result<(User, Session), CreateAccountError> {

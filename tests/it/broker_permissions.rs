@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use eventboard::broker::Broker;
+use eventboard::nats_server::Broker;
 use eventboard::runner::provision;
 use messaging::NatsSettings;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

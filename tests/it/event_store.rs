@@ -8,7 +8,8 @@ use contract::auth::{OrganizationId, Role, UserId};
 use contract::events::{Event, EventId, EventStatus, HistoryAction, HistoryEntry, SortBy, SortOrder};
 use contract::text::folded;
 use contract::{
-    CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, RequestIds, Timestamp, TraceContext,
+    CorrelationId, EntityTag, IdempotentRequest, KeyOrigin, RequestIds, SavedResponse, Timestamp,
+    TraceContext,
 };
 use database::{DatabaseUrl, OpenError, StoreError};
 use events_worker::store::{
@@ -399,8 +400,8 @@ async fn counting_stops_at_the_limit(database: Database) {
     assert_eq!(store.list(&query, soon()).await.unwrap().total, events_worker::store::MAX_TOTAL);
 }
 
-fn write(number: u8) -> KeyedWrite {
-    KeyedWrite {
+fn write(number: u8) -> IdempotentRequest {
+    IdempotentRequest {
         organization_id: OrganizationId(Uuid::from_u128(1)),
         user_id: UserId(Uuid::from_u128(2)),
         key_hash: [number; 32],
@@ -410,8 +411,8 @@ fn write(number: u8) -> KeyedWrite {
     }
 }
 
-fn kept(write: &KeyedWrite, text: &str) -> KeptAnswer {
-    KeptAnswer {
+fn saved(write: &IdempotentRequest, text: &str) -> SavedResponse {
+    SavedResponse {
         fingerprint: write.fingerprint,
         role: Role::Moderator,
         first: RequestIds {
@@ -428,38 +429,38 @@ fn kept(write: &KeyedWrite, text: &str) -> KeptAnswer {
 async fn answers_are_kept_once_and_forgotten_when_old(database: Database) {
     let (store, _directory) = open(database).await;
     let (now, later) = (at("2026-01-01T00:00:00Z"), at("2026-01-02T00:00:00Z"));
-    let bare = KeptAnswer { etag: None, location: None, status: 204, ..kept(&write(2), "") };
-    for (number, answer, kept_at) in [(1, kept(&write(1), "{\"ä\":1}"), now), (2, bare, later)] {
+    let bare = SavedResponse { etag: None, location: None, status: 204, ..saved(&write(2), "") };
+    for (number, answer, kept_at) in [(1, saved(&write(1), "{\"ä\":1}"), now), (2, bare, later)] {
         let write = write(number);
-        assert_eq!(store.kept(&write).await.unwrap(), None);
+        assert_eq!(store.find_saved(&write).await.unwrap(), None);
         let mut transaction = store.begin(HOME, soon()).await.unwrap();
-        assert!(transaction.keep(&write, &answer, kept_at).await.unwrap());
-        assert!(!transaction.keep(&write, &kept(&write, "other"), kept_at).await.unwrap());
-        assert_eq!(store.kept(&write).await.unwrap(), None, "seen before its commit");
+        assert!(transaction.save_response(&write, &answer, kept_at).await.unwrap());
+        assert!(!transaction.save_response(&write, &saved(&write, "other"), kept_at).await.unwrap());
+        assert_eq!(store.find_saved(&write).await.unwrap(), None, "seen before its commit");
         transaction.commit().await.unwrap();
-        assert_eq!(store.kept(&write).await.unwrap(), Some(answer));
+        assert_eq!(store.find_saved(&write).await.unwrap(), Some(answer));
         for stranger in [
-            KeyedWrite { user_id: UserId(Uuid::from_u128(3)), ..write.clone() },
-            KeyedWrite { organization_id: OrganizationId(Uuid::from_u128(4)), ..write.clone() },
-            KeyedWrite { key_hash: [99; 32], ..write.clone() },
+            IdempotentRequest { user_id: UserId(Uuid::from_u128(3)), ..write.clone() },
+            IdempotentRequest { organization_id: OrganizationId(Uuid::from_u128(4)), ..write.clone() },
+            IdempotentRequest { key_hash: [99; 32], ..write.clone() },
         ] {
-            assert_eq!(store.kept(&stranger).await.unwrap(), None);
+            assert_eq!(store.find_saved(&stranger).await.unwrap(), None);
         }
     }
     let mut transaction = store.begin(HOME, soon()).await.unwrap();
-    assert!(transaction.keep(&write(3), &kept(&write(3), ""), now).await.unwrap());
+    assert!(transaction.save_response(&write(3), &saved(&write(3), ""), now).await.unwrap());
     drop(transaction);
-    assert_eq!(store.kept(&write(3)).await.unwrap(), None, "what was not committed is not kept");
+    assert_eq!(store.find_saved(&write(3)).await.unwrap(), None, "what was not committed is not kept");
 
     assert_eq!(store.forget_answers(now, 10, soon()).await.unwrap(), 0);
     assert_eq!(store.forget_answers(later, 10, soon()).await.unwrap(), 1);
     assert_eq!(
-        (store.kept(&write(1)).await.unwrap(), store.kept(&write(2)).await.unwrap().is_some()),
+        (store.find_saved(&write(1)).await.unwrap(), store.find_saved(&write(2)).await.unwrap().is_some()),
         (None, true)
     );
     for number in 10..20 {
         let mut transaction = store.begin(HOME, soon()).await.unwrap();
-        assert!(transaction.keep(&write(number), &kept(&write(number), ""), now).await.unwrap());
+        assert!(transaction.save_response(&write(number), &saved(&write(number), ""), now).await.unwrap());
         transaction.commit().await.unwrap();
     }
     assert_eq!(store.forget_answers(later, 7, soon()).await.unwrap(), 7);
@@ -477,8 +478,9 @@ async fn of_racing_answers_to_one_key_one_is_kept(database: Database) {
                 // The effect, then its answer: the loser must lose both.
                 let event = event(u128::from(round) * 100 + u128::from(racer) + 1);
                 assert!(transaction.insert(&event).await.unwrap());
-                let first =
-                    transaction.keep(&write, &kept(&write, &racer.to_string()), event.created_at).await;
+                let first = transaction
+                    .save_response(&write, &saved(&write, &racer.to_string()), event.created_at)
+                    .await;
                 let first = first.unwrap();
                 if first {
                     transaction.commit().await.unwrap();
@@ -489,7 +491,7 @@ async fn of_racing_answers_to_one_key_one_is_kept(database: Database) {
         let outcomes = futures_util::future::join_all(racers).await;
         let winners: Vec<u8> = outcomes.into_iter().filter_map(Result::unwrap).collect();
         assert_eq!(winners.len(), 1, "{winners:?}");
-        let answer = store.kept(&write(round)).await.unwrap().unwrap();
+        let answer = store.find_saved(&write(round)).await.unwrap().unwrap();
         assert_eq!(answer.body, winners[0].to_string());
         for racer in 0..8 {
             let event = event(u128::from(round) * 100 + racer + 1);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use contract::events::Get;
 use contract::{CorrelationId, Description, Timestamp};
-use eventboard::broker::Broker;
+use eventboard::nats_server::Broker;
 use futures_util::StreamExt;
 use messaging::NatsSettings;
-use messaging::{Call, CallError, Caller, Connection};
+use messaging::{Call, CallError, Connection, RequestClient};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::TempDir;
@@ -25,7 +25,7 @@ use crate::harness::{System, broker, eventually};
 struct Bare {
     broker: Broker,
     connection: Connection,
-    caller: Caller,
+    caller: RequestClient,
     directory: TempDir,
 }
 
@@ -34,7 +34,7 @@ impl Bare {
         let directory = tempfile::tempdir().unwrap();
         let broker = broker::start(directory.path(), None).await;
         let connection = Connection::open(&NatsSettings::at(broker.url()), "test").await.unwrap();
-        let caller = Caller::start(connection.clone()).await.unwrap();
+        let caller = RequestClient::start(connection.clone()).await.unwrap();
         Self { broker, connection, caller, directory }
     }
 

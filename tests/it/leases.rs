@@ -10,15 +10,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use contract::auth::{OrganizationId, Role, UserId};
 use contract::{
-    Answer, Context, CorrelationId, EntityTag, KeptAnswer, KeyOrigin, KeyedWrite, Outcome, Problem,
-    ProblemType, RequestIds, Timestamp, TraceContext,
+    Answer, Context, CorrelationId, EntityTag, IdempotentRequest, KeyOrigin, Outcome, Problem, ProblemType,
+    RequestIds, SavedResponse, Timestamp, TraceContext,
 };
 use eventboard::runner::provision;
 use futures_util::future::join_all;
 use messaging::NatsSettings;
 use messaging::idempotency::Idempotency;
 use messaging::key_value::{Entry, KeyValueError, KeyValueStore};
-use messaging::{Bucket, Caller, Connection};
+use messaging::{Bucket, Connection, RequestClient};
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -97,7 +97,7 @@ impl KeyValueStore for Memory {
 /// The database: one answer per key, and how often something took effect.
 #[derive(Clone, Default)]
 struct Rows {
-    kept: Arc<Mutex<HashMap<[u8; 32], KeptAnswer>>>,
+    kept: Arc<Mutex<HashMap<[u8; 32], SavedResponse>>>,
     effects: Arc<Mutex<HashMap<[u8; 32], u32>>>,
     /// How often somebody set to work.
     runs: Arc<AtomicU32>,
@@ -107,8 +107,8 @@ fn now() -> Timestamp {
     Timestamp::parse("2026-01-01T00:00:00Z").unwrap()
 }
 
-fn write(key: u8, fingerprint: u8) -> KeyedWrite {
-    KeyedWrite {
+fn write(key: u8, fingerprint: u8) -> IdempotentRequest {
+    IdempotentRequest {
         organization_id: OrganizationId(Uuid::from_u128(1)),
         user_id: UserId(Uuid::from_u128(2)),
         key_hash: [key; 32],
@@ -161,7 +161,7 @@ impl Rows {
     async fn run(
         &self,
         cx: &Context,
-        write: &KeyedWrite,
+        write: &IdempotentRequest,
         text: &str,
         ending: Ending,
     ) -> Result<Answer, Problem> {
@@ -183,7 +183,7 @@ impl Rows {
             }
             None => answer(text),
         };
-        self.kept.lock().unwrap().insert(write.key_hash, write.keep(&answer, cx));
+        self.kept.lock().unwrap().insert(write.key_hash, write.to_saved(&answer, cx));
         *self.effects.lock().unwrap().entry(write.key_hash).or_default() += 1;
         if ending == Ending::DiesAfterCommit {
             return std::future::pending().await;
@@ -195,7 +195,7 @@ impl Rows {
     async fn request(
         &self,
         idempotency: &Arc<Idempotency>,
-        write: &KeyedWrite,
+        write: &IdempotentRequest,
         text: &str,
         ending: Ending,
     ) -> Option<Result<Answer, Problem>> {
@@ -380,7 +380,7 @@ async fn large_answers_stay_in_the_database() {
     let run = async {
         let cx = context(id);
         let large = answer(&large);
-        bench.rows.kept.lock().unwrap().insert([1; 32], write(1, 1).keep(&large, &cx));
+        bench.rows.kept.lock().unwrap().insert([1; 32], write(1, 1).to_saved(&large, &cx));
         Ok(large)
     };
     let (cx, tracker) = (context(id), TaskTracker::new());
@@ -506,7 +506,7 @@ async fn keeps_its_promises(urls: &str, user: Option<&str>) {
         if user.is_empty() { settings } else { settings.with_user(user, broker::password(user)) }
     };
     let connection = Connection::open(&settings(user.unwrap_or("")), "events").await.unwrap();
-    let bucket = Bucket::idempotency(Caller::start(connection).await.unwrap());
+    let bucket = Bucket::idempotency(RequestClient::start(connection).await.unwrap());
     let key = |name: &str| format!("v1.{name}.{}", Uuid::now_v7());
     let chain = key("chain");
     assert_eq!(bucket.read(&chain).await.unwrap(), None);
@@ -569,7 +569,7 @@ async fn a_missing_bucket_is_an_absent_store() {
     let directory = tempfile::tempdir().unwrap();
     let broker = broker::start(directory.path(), None).await;
     let connection = Connection::open(&NatsSettings::at(broker.url()), "events").await.unwrap();
-    let bucket = Bucket::idempotency(Caller::start(connection).await.unwrap());
+    let bucket = Bucket::idempotency(RequestClient::start(connection).await.unwrap());
     assert!(matches!(bucket.read("v1.a").await, Err(KeyValueError::Unavailable(_))));
     assert!(matches!(bucket.write("v1.a", b"x", 0).await, Err(KeyValueError::Unavailable(_))));
 }

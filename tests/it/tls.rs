@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use messaging::NatsSettings;
-use messaging::{Caller, Connection};
+use messaging::{Connection, RequestClient};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use crate::harness::broker;
@@ -48,7 +48,7 @@ impl Authority {
 async fn gets_in(settings: &NatsSettings) -> bool {
     let opened = tokio::time::timeout(Duration::from_secs(4), Connection::open(settings, "gateway")).await;
     let Ok(Ok(connection)) = opened else { return false };
-    let caller = Caller::start(connection).await.unwrap();
+    let caller = RequestClient::start(connection).await.unwrap();
     caller.echo(Duration::from_secs(4)).await.is_ok()
 }
 

@@ -4,7 +4,7 @@ use contract::auth::{ChangePassword, ChangePasswordError, ChangePasswordRequest,
 use contract::{Answer, Context, Failure, HandleOnce, NoContent, Principal};
 
 use super::{Auth, hasher_failure, no_account};
-use crate::passwords;
+use crate::password_policy;
 use crate::store::{Finish, PasswordChange};
 
 impl HandleOnce<ChangePassword> for Auth {
@@ -28,7 +28,7 @@ impl Auth {
         let account = self.store.account(principal.user_id).await?.ok_or_else(no_account)?;
         let (user, organization) = (account.user, account.organization);
         let names = [user.first_name.as_str(), &user.last_name, &organization.name];
-        let new = passwords::accept(&request.new_password, &user.email, &names)
+        let new = password_policy::accept(&request.new_password, &user.email, &names)
             .map_err(|refused| Failure::Refused(ChangePasswordError::Refused(refused)))?;
         let attempt = self.throttle.admit(&user.email, cx.client_network, cx.deadline).await;
         let attempt =
@@ -51,7 +51,7 @@ impl Auth {
         new: Secret,
         finish: &Finish,
     ) -> Result<(), Failure<ChangePasswordError>> {
-        let current = passwords::composed(current);
+        let current = password_policy::normalized(current);
         // Twice, because a login may renew the hash meanwhile.
         for _ in 0..2 {
             let old = self.store.password_hash(user.id).await?.ok_or_else(no_account)?;

@@ -6,7 +6,7 @@ use database::StoreError;
 
 use super::{Auth, hasher_failure, new_session};
 use crate::hasher::HasherError;
-use crate::passwords;
+use crate::password_policy;
 
 impl Handle<Login> for Auth {
     async fn handle(&self, cx: &Context, request: LoginRequest) -> Result<SignedIn, Failure<LoginError>> {
@@ -20,7 +20,7 @@ impl Handle<Login> for Auth {
 
 impl Auth {
     async fn sign_in(&self, cx: &Context, request: &LoginRequest) -> Result<SignedIn, Failure<LoginError>> {
-        let password = passwords::composed(&request.password);
+        let password = password_policy::normalized(&request.password);
         let mut tried: Option<String> = None;
         // Twice, because the hash may be replaced by one with today's parameters meanwhile.
         for _ in 0..2 {

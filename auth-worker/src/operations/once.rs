@@ -2,7 +2,7 @@
 
 use aws_lc_rs::hmac;
 use contract::auth::Email;
-use contract::{Answer, Context, Failure, KeyedWrite, Operation, Outcome, Problem, ProblemType};
+use contract::{Answer, Context, Failure, IdempotentRequest, Operation, Outcome, Problem, ProblemType};
 
 use super::Auth;
 use crate::store::{Finish, SavedAnswer, Saving};
@@ -43,7 +43,12 @@ impl Auth {
 
     /// What is saved of the answer, and where. Bodies may hold passwords and addresses, of which a plain hash would
     /// tell too much.
-    fn saving<O: Operation>(&self, cx: &Context, write: &KeyedWrite, address: Option<&Email>) -> Saving {
+    fn saving<O: Operation>(
+        &self,
+        cx: &Context,
+        write: &IdempotentRequest,
+        address: Option<&Email>,
+    ) -> Saving {
         let keyed = |parts: &[&[u8]]| {
             let mut context = hmac::Context::with_key(&self.answers.hashes);
             parts.iter().for_each(|part| context.update(part));

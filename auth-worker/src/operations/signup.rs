@@ -6,8 +6,8 @@ use contract::{Answer, Context, Failure, HandleOnce};
 use uuid::Uuid;
 
 use super::{Auth, hasher_failure, new_session, token_hash};
-use crate::passwords;
-use crate::store::{CreateAccountError, Finish, Membership, NewAccount, Owner};
+use crate::password_policy;
+use crate::store::{CreateAccountError, Finish, Membership, NewAccount, SessionUser};
 
 impl HandleOnce<Signup> for Auth {
     async fn handle(&self, cx: &Context, request: SignupRequest) -> Result<Answer, Failure<SignupError>> {
@@ -28,7 +28,7 @@ impl Auth {
             request.last_name.as_str(),
             request.organization_name.as_deref().unwrap_or_default(),
         ];
-        let password = passwords::accept(&request.password, &request.email, &names)
+        let password = password_policy::accept(&request.password, &request.email, &names)
             .map_err(|refused| Failure::Refused(SignupError::Refused(refused)))?;
         let membership = match (request.organization_name, request.invitation) {
             (Some(name), _) => {
@@ -59,7 +59,7 @@ impl Auth {
                 CreateAccountError::Store(error) => error.into(),
             })?;
         tracing::info!(user_id = %user.id, organization_id = %user.organization_id, "signed up");
-        self.signed_in(Owner { user, token_version: 0 }, &session, cx.now)
+        self.signed_in(SessionUser { user, token_version: 0 }, &session, cx.now)
     }
 }
 

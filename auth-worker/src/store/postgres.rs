@@ -7,7 +7,8 @@ use contract::auth::{
 };
 use contract::text::lookalike;
 use database::{
-    BoundedTransaction, OpenError, PingError, Postgres, Statements, StoreError, StoredTime, act_for,
+    BoundedTransaction, InstrumentedConnection, OpenError, PingError, Postgres, StoreError, StoredTime,
+    act_for,
 };
 use identity::revocations::Revocation;
 use sqlx::postgres::PgConnectOptions;
@@ -22,8 +23,8 @@ use super::saved::{self, Finish, SavedAnswer, SavedRow, Saving};
 use super::texts::{OLD_NAMES, RENEW_INVITATION, RENEW_NAME, RENEW_USER};
 use super::{
     Address, AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MemberChange,
-    Membership, NewAccount, NewInvitation, OldText, OpenSessions, Owner, PasswordChange, SeedUser, Session,
-    TOKENS_SECONDS,
+    Membership, NewAccount, NewInvitation, OldText, OpenSessions, PasswordChange, SeedUser, Session,
+    SessionUser, TOKENS_SECONDS,
 };
 use crate::keyring::SigningKeyRecord;
 
@@ -282,7 +283,7 @@ impl AuthStore for PostgresAuthStore {
         session: Session,
         password_hash: &str,
         deadline: Instant,
-    ) -> Result<Option<Owner>, StoreError> {
+    ) -> Result<Option<SessionUser>, StoreError> {
         let mut transaction = self.database.begin_for(organization.0, deadline).await?;
         let owner = sqlx::query_as::<_, OwnerRow>(SELECT_OWNER)
             .bind(session.user_id.0)
@@ -295,7 +296,7 @@ impl AuthStore for PostgresAuthStore {
         Ok(Some(owner.try_into()?))
     }
 
-    async fn session(&self, id: SessionId) -> Result<Option<(Session, Owner)>, StoreError> {
+    async fn session(&self, id: SessionId) -> Result<Option<(Session, SessionUser)>, StoreError> {
         let row = sqlx::query_as::<_, OwnedSessionRow>(SELECT_SESSION)
             .bind(id.0)
             .fetch_optional(self.database.connection().await?.statements())
@@ -603,7 +604,7 @@ async fn commit(
 }
 
 async fn insert_organization(
-    statements: Statements<'_, sqlx::Postgres>,
+    statements: InstrumentedConnection<'_, sqlx::Postgres>,
     statement: &'static str,
     organization: &Organization,
     now: Timestamp,
@@ -620,7 +621,7 @@ async fn insert_organization(
 }
 
 async fn insert_user(
-    statements: Statements<'_, sqlx::Postgres>,
+    statements: InstrumentedConnection<'_, sqlx::Postgres>,
     statement: &'static str,
     user: &User,
     password_hash: &str,
@@ -642,7 +643,7 @@ async fn insert_user(
 
 /// Also removes a few sessions that are over, so that the table stays as large as its use.
 async fn insert_session(
-    mut statements: Statements<'_, sqlx::Postgres>,
+    mut statements: InstrumentedConnection<'_, sqlx::Postgres>,
     session: &Session,
 ) -> Result<(), StoreError> {
     sqlx::query(DELETE_EXPIRED_SESSIONS)
@@ -662,7 +663,7 @@ async fn insert_session(
 }
 
 async fn end_sessions(
-    statements: Statements<'_, sqlx::Postgres>,
+    statements: InstrumentedConnection<'_, sqlx::Postgres>,
     user: UserId,
     now: Timestamp,
 ) -> Result<(), StoreError> {

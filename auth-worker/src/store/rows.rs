@@ -7,7 +7,7 @@ use identity::revocations::Revocation;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{ChangeMemberError, MemberChange, Owner, Session};
+use super::{ChangeMemberError, MemberChange, Session, SessionUser};
 use crate::keyring::SigningKeyRecord;
 
 #[derive(FromRow)]
@@ -79,7 +79,7 @@ pub(super) struct OwnerRow {
     token_version: i64,
 }
 
-impl TryFrom<OwnerRow> for Owner {
+impl TryFrom<OwnerRow> for SessionUser {
     type Error = StoreError;
 
     fn try_from(row: OwnerRow) -> Result<Self, StoreError> {
@@ -122,7 +122,7 @@ pub(super) struct OwnedSessionRow {
     session: SessionRow,
 }
 
-impl TryFrom<OwnedSessionRow> for (Session, Owner) {
+impl TryFrom<OwnedSessionRow> for (Session, SessionUser) {
     type Error = StoreError;
 
     fn try_from(row: OwnedSessionRow) -> Result<Self, StoreError> {

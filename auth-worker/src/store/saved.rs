@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use database::{Answered, AnsweredRow, StoreError};
 
-use crate::keyring::Seal;
+use crate::keyring::KeyWrapper;
 
 pub(super) const INSERT: &str = "INSERT INTO saved_answers (scope, key_hash, fingerprint, role, correlation_id, \
      trace_id, span_id, status, sealed, saved_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
@@ -56,7 +56,7 @@ pub struct Saving {
     pub status: u16,
     /// When.
     pub at: Timestamp,
-    pub(crate) seal: Arc<Seal>,
+    pub(crate) seal: Arc<KeyWrapper>,
 }
 
 impl fmt::Debug for Saving {

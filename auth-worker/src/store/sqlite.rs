@@ -8,7 +8,9 @@ use contract::auth::{
     Account, Email, Member, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId,
 };
 use contract::text::lookalike;
-use database::{BoundedTransaction, OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
+use database::{
+    BoundedTransaction, InstrumentedConnection, OpenError, PingError, Sqlite, StoreError, StoredTime,
+};
 use identity::revocations::Revocation;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -21,8 +23,8 @@ use super::saved::{self, Finish, SavedAnswer, SavedRow, Saving};
 use super::texts::{OLD_NAMES, RENEW_INVITATION, RENEW_NAME, RENEW_USER};
 use super::{
     Address, AuthStore, COMMAND_TIMEOUT, ChangeMemberError, CreateAccountError, KEPT_SECONDS, MemberChange,
-    Membership, NewAccount, NewInvitation, OldText, OpenSessions, Owner, PasswordChange, SeedUser, Session,
-    TOKENS_SECONDS,
+    Membership, NewAccount, NewInvitation, OldText, OpenSessions, PasswordChange, SeedUser, Session,
+    SessionUser, TOKENS_SECONDS,
 };
 use crate::keyring::SigningKeyRecord;
 
@@ -265,7 +267,7 @@ impl AuthStore for SqliteAuthStore {
         session: Session,
         password_hash: &str,
         deadline: Instant,
-    ) -> Result<Option<Owner>, StoreError> {
+    ) -> Result<Option<SessionUser>, StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
         let owner = sqlx::query_as::<_, OwnerRow>(SELECT_OWNER)
             .bind(session.user_id.0)
@@ -278,7 +280,7 @@ impl AuthStore for SqliteAuthStore {
         Ok(Some(owner.try_into()?))
     }
 
-    async fn session(&self, id: SessionId) -> Result<Option<(Session, Owner)>, StoreError> {
+    async fn session(&self, id: SessionId) -> Result<Option<(Session, SessionUser)>, StoreError> {
         let row = sqlx::query_as::<_, OwnedSessionRow>(SELECT_SESSION)
             .bind(id.0)
             .fetch_optional(self.database.reader().await?.statements())
@@ -582,7 +584,7 @@ async fn commit(
 }
 
 async fn insert_organization(
-    statements: Statements<'_, sqlx::Sqlite>,
+    statements: InstrumentedConnection<'_, sqlx::Sqlite>,
     statement: &'static str,
     organization: &Organization,
     now: Timestamp,
@@ -599,7 +601,7 @@ async fn insert_organization(
 }
 
 async fn insert_user(
-    statements: Statements<'_, sqlx::Sqlite>,
+    statements: InstrumentedConnection<'_, sqlx::Sqlite>,
     statement: &'static str,
     user: &User,
     password_hash: &str,
@@ -621,7 +623,7 @@ async fn insert_user(
 
 /// Also removes a few sessions that are over, so that the table stays as large as its use.
 async fn insert_session(
-    mut statements: Statements<'_, sqlx::Sqlite>,
+    mut statements: InstrumentedConnection<'_, sqlx::Sqlite>,
     session: &Session,
 ) -> Result<(), StoreError> {
     sqlx::query(DELETE_EXPIRED_SESSIONS)
@@ -641,7 +643,7 @@ async fn insert_session(
 }
 
 async fn end_sessions(
-    statements: Statements<'_, sqlx::Sqlite>,
+    statements: InstrumentedConnection<'_, sqlx::Sqlite>,
     user: UserId,
     now: Timestamp,
 ) -> Result<(), StoreError> {

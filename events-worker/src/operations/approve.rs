@@ -3,7 +3,7 @@
 use contract::events::{Approve, ChangeError, Event, EventRequest, HistoryAction};
 use contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Becomes, Change, Events};
+use super::{Change, Effect, Events};
 use crate::domain::policy::Action;
 
 impl HandleKeyed<Approve> for Events {
@@ -12,7 +12,7 @@ impl HandleKeyed<Approve> for Events {
             id: &request.id,
             action: Action::Approve,
             recorded_as: HistoryAction::Approved,
-            apply: |event: &Event| Ok(Becomes::Next(event.clone())),
+            apply: |event: &Event| Ok(Effect::Next(event.clone())),
         };
         self.write::<Approve>(cx, &change).await
     }

@@ -6,13 +6,13 @@ use contract::events::{Create, CreateRequest, Event, EventId, EventStatus, Histo
 use contract::{Answer, Context, Failure, HandleKeyed};
 use uuid::Uuid;
 
-use super::{Attempt, Events, Work, record};
+use super::{Attempt, Events, Mutation, record};
 use crate::store::EventTransaction;
 
 /// A new draft.
 struct Creation(Event);
 
-impl Work<Create> for Creation {
+impl Mutation<Create> for Creation {
     async fn run(
         &self,
         cx: &Context,
@@ -27,7 +27,7 @@ impl Work<Create> for Creation {
         Ok(event.clone())
     }
 
-    fn announce(&self, event: &Event) {
+    fn log_success(&self, event: &Event) {
         tracing::info!(event_id = %event.id, "created event");
     }
 }

@@ -3,17 +3,17 @@
 use contract::events::{ChangeError, Delete, Event, EventRequest, HistoryAction};
 use contract::{Answer, Context, Failure, HandleKeyed, NoContent};
 
-use super::{Attempt, Becomes, Change, Events, Work};
+use super::{Attempt, Change, Effect, Events, Mutation};
 use crate::domain::policy::Action;
 use crate::store::EventTransaction;
 
 /// What becomes of an event that is deleted.
-type Vanish = fn(&Event) -> Result<Becomes, ChangeError>;
+type Vanish = fn(&Event) -> Result<Effect, ChangeError>;
 
 /// The change that answers with nothing.
 struct Removal<'a>(Change<'a, Vanish>);
 
-impl Work<Delete> for Removal<'_> {
+impl Mutation<Delete> for Removal<'_> {
     async fn run(
         &self,
         cx: &Context,
@@ -23,7 +23,7 @@ impl Work<Delete> for Removal<'_> {
         Ok(NoContent {})
     }
 
-    fn announce(&self, _response: &NoContent) {
+    fn log_success(&self, _response: &NoContent) {
         self.0.announce_change();
     }
 }
@@ -34,7 +34,7 @@ impl HandleKeyed<Delete> for Events {
             id: &request.id,
             action: Action::Delete,
             recorded_as: HistoryAction::Deleted,
-            apply: (|_| Ok(Becomes::Nothing)) as Vanish,
+            apply: (|_| Ok(Effect::Nothing)) as Vanish,
         };
         self.write::<Delete>(cx, &Removal(change)).await
     }

@@ -3,7 +3,7 @@
 use contract::events::{ChangeError, Event, HistoryAction, Reject, RejectRequest};
 use contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Becomes, Change, Events};
+use super::{Change, Effect, Events};
 use crate::domain::policy::Action;
 
 impl HandleKeyed<Reject> for Events {
@@ -14,7 +14,7 @@ impl HandleKeyed<Reject> for Events {
             action: Action::Reject,
             recorded_as: HistoryAction::Rejected,
             apply: |event: &Event| {
-                Ok(Becomes::Next(Event { rejection_reason: Some(reason.clone()), ..event.clone() }))
+                Ok(Effect::Next(Event { rejection_reason: Some(reason.clone()), ..event.clone() }))
             },
         };
         self.write::<Reject>(cx, &change).await

@@ -3,7 +3,7 @@
 use contract::events::{ChangeError, Event, EventRequest, HistoryAction, Submit};
 use contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Becomes, Change, Events};
+use super::{Change, Effect, Events};
 use crate::domain::policy::Action;
 
 impl HandleKeyed<Submit> for Events {
@@ -12,7 +12,7 @@ impl HandleKeyed<Submit> for Events {
             id: &request.id,
             action: Action::Submit,
             recorded_as: HistoryAction::Submitted,
-            apply: |event: &Event| Ok(Becomes::Next(Event { rejection_reason: None, ..event.clone() })),
+            apply: |event: &Event| Ok(Effect::Next(Event { rejection_reason: None, ..event.clone() })),
         };
         self.write::<Submit>(cx, &change).await
     }

@@ -50,7 +50,7 @@ impl EventStore for Colliding {
         away()
     }
 
-    async fn kept(&self, _: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError> {
+    async fn find_saved(&self, _: &IdempotentRequest) -> Result<Option<SavedResponse>, StoreError> {
         away()
     }
 
@@ -100,16 +100,16 @@ fn principal() -> Principal {
 
 struct Nothing;
 
-impl Work<Create> for Nothing {
+impl Mutation<Create> for Nothing {
     async fn run(
         &self,
         _cx: &Context,
         _transaction: &mut dyn EventTransaction,
     ) -> Result<Event, Attempt<Infallible>> {
-        Err(Attempt::Overtaken)
+        Err(Attempt::Conflict)
     }
 
-    fn announce(&self, _event: &Event) {}
+    fn log_success(&self, _event: &Event) {}
 }
 
 async fn written_after(collisions: usize) -> (Failure<Infallible>, usize) {
@@ -152,8 +152,8 @@ impl EventStore for Unanswered {
         self.inner.list(query, deadline).await
     }
 
-    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError> {
-        self.inner.kept(write).await
+    async fn find_saved(&self, write: &IdempotentRequest) -> Result<Option<SavedResponse>, StoreError> {
+        self.inner.find_saved(write).await
     }
 
     async fn forget_answers(&self, before: Timestamp, limit: i64, by: Instant) -> Result<u64, StoreError> {
@@ -202,13 +202,13 @@ impl EventTransaction for UnansweredTransaction {
         self.0.record(organization, id, entry).await
     }
 
-    async fn keep(
+    async fn save_response(
         &mut self,
-        write: &KeyedWrite,
-        answer: &KeptAnswer,
+        write: &IdempotentRequest,
+        answer: &SavedResponse,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.0.keep(write, answer, now).await
+        self.0.save_response(write, answer, now).await
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
@@ -228,7 +228,8 @@ async fn a_commit_without_an_answer_is_looked_up_under_its_key() {
         let events = Events::new(Arc::new(Unanswered { inner: Arc::clone(&inner), takes_effect }));
         let principal = principal();
         let key = IdempotencyKey::parse("k").unwrap();
-        let write = KeyedWrite::new(Some(&principal), &key, KeyOrigin::Client, "events.create", &json!({}));
+        let write =
+            IdempotentRequest::new(Some(&principal), &key, KeyOrigin::Client, "events.create", &json!({}));
         let mut cx = context();
         cx.deadline = Instant::now() + std::time::Duration::from_secs(10);
         cx.write = keyed.then(|| write.clone());
@@ -241,7 +242,7 @@ async fn a_commit_without_an_answer_is_looked_up_under_its_key() {
             end_date: Timestamp::parse("2026-01-02T00:00:00Z").unwrap(),
         };
         let answer = HandleKeyed::<Create>::handle(&events, &cx, request).await;
-        let kept = inner.kept(&write).await.unwrap();
+        let kept = inner.find_saved(&write).await.unwrap();
         match (keyed, takes_effect) {
             (true, true) => {
                 let answer = answer.unwrap();

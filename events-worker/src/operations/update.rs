@@ -3,7 +3,7 @@
 use contract::events::{Event, HistoryAction, Update, UpdateError, UpdateRequest};
 use contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Becomes, Change, Events};
+use super::{Change, Effect, Events};
 use crate::domain::policy::Action;
 
 impl HandleKeyed<Update> for Events {
@@ -18,7 +18,7 @@ impl HandleKeyed<Update> for Events {
                     return Err(UpdateError::EndsBeforeStart);
                 }
                 // An edit that changes nothing is no edit: it must not send an approved event back.
-                Ok(if merged == *event { Becomes::Same } else { Becomes::Next(merged) })
+                Ok(if merged == *event { Effect::Same } else { Effect::Next(merged) })
             },
         };
         self.write::<Update>(cx, &change).await

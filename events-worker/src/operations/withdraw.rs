@@ -3,7 +3,7 @@
 use contract::events::{ChangeError, Event, EventRequest, HistoryAction, Withdraw};
 use contract::{Answer, Context, Failure, HandleKeyed};
 
-use super::{Becomes, Change, Events};
+use super::{Change, Effect, Events};
 use crate::domain::policy::Action;
 
 impl HandleKeyed<Withdraw> for Events {
@@ -12,7 +12,7 @@ impl HandleKeyed<Withdraw> for Events {
             id: &request.id,
             action: Action::Withdraw,
             recorded_as: HistoryAction::Withdrawn,
-            apply: |event: &Event| Ok(Becomes::Next(event.clone())),
+            apply: |event: &Event| Ok(Effect::Next(event.clone())),
         };
         self.write::<Withdraw>(cx, &change).await
     }

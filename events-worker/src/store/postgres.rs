@@ -3,8 +3,10 @@
 use async_trait::async_trait;
 use contract::auth::OrganizationId;
 use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
-use contract::{KeptAnswer, KeyedWrite, Timestamp};
-use database::{BoundedTransaction, OpenError, PingError, Postgres, Statements, StoreError, StoredTime};
+use contract::{IdempotentRequest, SavedResponse, Timestamp};
+use database::{
+    BoundedTransaction, InstrumentedConnection, OpenError, PingError, Postgres, StoreError, StoredTime,
+};
 use sqlx::postgres::{PgArguments, PgConnectOptions};
 use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;
@@ -103,14 +105,14 @@ impl EventStore for PostgresEventStore {
         Ok(listing(events, total, query))
     }
 
-    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError> {
+    async fn find_saved(&self, write: &IdempotentRequest) -> Result<Option<SavedResponse>, StoreError> {
         let row = sqlx::query_as::<_, OutcomeRow>(SELECT_OUTCOME)
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())
             .fetch_optional(self.database.connection().await?.statements())
             .await?;
-        row.map(KeptAnswer::try_from).transpose()
+        row.map(SavedResponse::try_from).transpose()
     }
 
     async fn forget_answers(
@@ -247,10 +249,10 @@ impl EventTransaction for PostgresEventTransaction {
         Ok(())
     }
 
-    async fn keep(
+    async fn save_response(
         &mut self,
-        write: &KeyedWrite,
-        answer: &KeptAnswer,
+        write: &IdempotentRequest,
+        answer: &SavedResponse,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let kept = sqlx::query(INSERT_OUTCOME)
@@ -278,7 +280,10 @@ impl EventTransaction for PostgresEventTransaction {
 }
 
 /// Leaves an event alone that was changed meanwhile: that has folded it.
-async fn fold(statements: Statements<'_, sqlx::Postgres>, row: &UnfoldedRow) -> Result<(), StoreError> {
+async fn fold(
+    statements: InstrumentedConnection<'_, sqlx::Postgres>,
+    row: &UnfoldedRow,
+) -> Result<(), StoreError> {
     sqlx::query(FOLD_EVENT)
         .bind(search_text(&row.title, &row.description))
         .bind(row.id)
@@ -290,7 +295,7 @@ async fn fold(statements: Statements<'_, sqlx::Postgres>, row: &UnfoldedRow) -> 
 }
 
 async fn find(
-    statements: Statements<'_, sqlx::Postgres>,
+    statements: InstrumentedConnection<'_, sqlx::Postgres>,
     organization: OrganizationId,
     id: EventId,
 ) -> Result<Option<Event>, StoreError> {

@@ -2,7 +2,7 @@
 
 use contract::auth::{OrganizationId, UserId};
 use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
-use contract::{EntityTag, KeptAnswer};
+use contract::{EntityTag, SavedResponse};
 use database::{Answered, AnsweredRow, StoreError, StoredTime};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -107,7 +107,7 @@ pub(super) struct OutcomeRow {
     body: Vec<u8>,
 }
 
-impl TryFrom<OutcomeRow> for KeptAnswer {
+impl TryFrom<OutcomeRow> for SavedResponse {
     type Error = StoreError;
 
     fn try_from(row: OutcomeRow) -> Result<Self, StoreError> {

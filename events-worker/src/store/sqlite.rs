@@ -5,8 +5,10 @@ use std::path::Path;
 use async_trait::async_trait;
 use contract::auth::OrganizationId;
 use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
-use contract::{KeptAnswer, KeyedWrite, Timestamp};
-use database::{BoundedTransaction, OpenError, PingError, Sqlite, Statements, StoreError, StoredTime};
+use contract::{IdempotentRequest, SavedResponse, Timestamp};
+use database::{
+    BoundedTransaction, InstrumentedConnection, OpenError, PingError, Sqlite, StoreError, StoredTime,
+};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;
@@ -98,14 +100,14 @@ impl EventStore for SqliteEventStore {
         Ok(listing(events, total, query))
     }
 
-    async fn kept(&self, write: &KeyedWrite) -> Result<Option<KeptAnswer>, StoreError> {
+    async fn find_saved(&self, write: &IdempotentRequest) -> Result<Option<SavedResponse>, StoreError> {
         let row = sqlx::query_as::<_, OutcomeRow>(SELECT_OUTCOME)
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())
             .fetch_optional(self.database.reader().await?.statements())
             .await?;
-        row.map(KeptAnswer::try_from).transpose()
+        row.map(SavedResponse::try_from).transpose()
     }
 
     async fn forget_answers(
@@ -241,10 +243,10 @@ impl EventTransaction for SqliteEventTransaction {
         Ok(())
     }
 
-    async fn keep(
+    async fn save_response(
         &mut self,
-        write: &KeyedWrite,
-        answer: &KeptAnswer,
+        write: &IdempotentRequest,
+        answer: &SavedResponse,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let kept = sqlx::query(INSERT_OUTCOME)
@@ -272,7 +274,10 @@ impl EventTransaction for SqliteEventTransaction {
 }
 
 /// Leaves an event alone that was changed meanwhile: that has folded it.
-async fn fold(statements: Statements<'_, sqlx::Sqlite>, row: &UnfoldedRow) -> Result<(), StoreError> {
+async fn fold(
+    statements: InstrumentedConnection<'_, sqlx::Sqlite>,
+    row: &UnfoldedRow,
+) -> Result<(), StoreError> {
     sqlx::query(FOLD_EVENT)
         .bind(search_text(&row.title, &row.description))
         .bind(row.id)
@@ -284,7 +289,7 @@ async fn fold(statements: Statements<'_, sqlx::Sqlite>, row: &UnfoldedRow) -> Re
 }
 
 async fn find(
-    statements: Statements<'_, sqlx::Sqlite>,
+    statements: InstrumentedConnection<'_, sqlx::Sqlite>,
     organization: OrganizationId,
     id: EventId,
 ) -> Result<Option<Event>, StoreError> {

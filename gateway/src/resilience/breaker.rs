@@ -29,7 +29,7 @@ pub(crate) enum Signal {
 
 /// Where a breaker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Position {
+pub(crate) enum State {
     /// Calls go through.
     Closed,
     /// One call at a time goes through, to see.
@@ -38,7 +38,7 @@ pub(crate) enum Position {
     Open,
 }
 
-impl Position {
+impl State {
     /// One word for logs and metrics.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -49,23 +49,23 @@ impl Position {
     }
 }
 
-/// Leave to make one call. Must be given back: by [`Breaker::settle`], or by [`Breaker::abandon`] when the
+/// Leave to make one call. Must be given back: by [`Breaker::record`], or by [`Breaker::abandon`] when the
 /// call said nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Permit {
     /// Counts the changes of position: what was begun before one says nothing after it.
-    era: u64,
+    generation: u64,
 }
 
 /// One breaker.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    state: State,
-    era: u64,
+    state: Inner,
+    generation: u64,
 }
 
 #[derive(Debug)]
-enum State {
+enum Inner {
     Closed { failures: u32, window: Window },
     Open { until: Instant, pause: Duration },
     HalfOpen { probing: bool, successes: u32, pause: Duration },
@@ -74,24 +74,24 @@ enum State {
 impl Breaker {
     /// A closed one.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { state: State::closed(now), era: 0 }
+        Self { state: Inner::closed(now), generation: 0 }
     }
 
     /// Where it stands at `now`.
-    pub(crate) fn position(&self, now: Instant) -> Position {
+    pub(crate) fn state(&self, now: Instant) -> State {
         match self.state {
-            State::Closed { .. } => Position::Closed,
-            State::Open { until, .. } if now < until => Position::Open,
-            State::Open { .. } | State::HalfOpen { .. } => Position::HalfOpen,
+            Inner::Closed { .. } => State::Closed,
+            Inner::Open { until, .. } if now < until => State::Open,
+            Inner::Open { .. } | Inner::HalfOpen { .. } => State::HalfOpen,
         }
     }
 
     /// Where it was left, whatever the time is by now.
-    pub(crate) const fn settled_position(&self) -> Position {
+    pub(crate) const fn last_state(&self) -> State {
         match self.state {
-            State::Closed { .. } => Position::Closed,
-            State::HalfOpen { .. } => Position::HalfOpen,
-            State::Open { .. } => Position::Open,
+            Inner::Closed { .. } => State::Closed,
+            Inner::HalfOpen { .. } => State::HalfOpen,
+            Inner::Open { .. } => State::Open,
         }
     }
 
@@ -100,27 +100,27 @@ impl Breaker {
     /// # Errors
     /// How long to wait at least before asking again.
     pub(crate) fn admit(&mut self, now: Instant) -> Result<Permit, Duration> {
-        if let State::Open { until, pause } = self.state {
+        if let Inner::Open { until, pause } = self.state {
             if now < until {
                 return Err(until - now);
             }
-            self.change(State::HalfOpen { probing: false, successes: 0, pause });
+            self.change(Inner::HalfOpen { probing: false, successes: 0, pause });
         }
         match &mut self.state {
-            State::HalfOpen { probing: true, .. } => return Err(Duration::from_secs(1)),
-            State::HalfOpen { probing, .. } => *probing = true,
-            State::Closed { .. } | State::Open { .. } => {}
+            Inner::HalfOpen { probing: true, .. } => return Err(Duration::from_secs(1)),
+            Inner::HalfOpen { probing, .. } => *probing = true,
+            Inner::Closed { .. } | Inner::Open { .. } => {}
         }
-        Ok(Permit { era: self.era })
+        Ok(Permit { generation: self.generation })
     }
 
     /// Says how a call ended. `chance`, from 0 to 1, spreads the pauses.
-    pub(crate) fn settle(&mut self, permit: &Permit, signal: Signal, now: Instant, chance: f64) {
-        if permit.era != self.era {
+    pub(crate) fn record(&mut self, permit: &Permit, signal: Signal, now: Instant, chance: f64) {
+        if permit.generation != self.generation {
             return;
         }
         let opens = match &mut self.state {
-            State::Closed { failures, window } => {
+            Inner::Closed { failures, window } => {
                 window.count(if signal == Signal::Success { SUCCESSES } else { FAILURES }, now);
                 *failures = match signal {
                     Signal::Success => 0,
@@ -129,41 +129,41 @@ impl Breaker {
                 let opens = *failures >= CONSECUTIVE_FAILURES || is_bad(window, now);
                 opens.then_some(FIRST_PAUSE)
             }
-            State::HalfOpen { probing, successes, pause } => {
+            Inner::HalfOpen { probing, successes, pause } => {
                 *probing = false;
                 if signal == Signal::Success {
                     *successes += 1;
                     if *successes >= PROBES {
-                        self.change(State::closed(now));
+                        self.change(Inner::closed(now));
                     }
                     return;
                 }
                 Some((*pause * 2).min(LONGEST_PAUSE))
             }
-            State::Open { .. } => None,
+            Inner::Open { .. } => None,
         };
         if let Some(pause) = opens {
             let until = now + pause.mul_f64(1.0 + JITTER * (2.0 * chance - 1.0));
-            self.change(State::Open { until, pause });
+            self.change(Inner::Open { until, pause });
         }
     }
 
     /// Gives a permit back whose call said nothing about whoever was called: its client went away, say.
     pub(crate) fn abandon(&mut self, permit: &Permit) {
-        if let State::HalfOpen { probing, .. } = &mut self.state
-            && permit.era == self.era
+        if let Inner::HalfOpen { probing, .. } = &mut self.state
+            && permit.generation == self.generation
         {
             *probing = false;
         }
     }
 
-    fn change(&mut self, state: State) {
+    fn change(&mut self, state: Inner) {
         self.state = state;
-        self.era += 1;
+        self.generation += 1;
     }
 }
 
-impl State {
+impl Inner {
     fn closed(now: Instant) -> Self {
         Self::Closed { failures: 0, window: Window::new(now) }
     }
@@ -214,21 +214,21 @@ mod tests {
         openings: u32,
         probes: Vec<Signal>,
         probing: bool,
-        era: u64,
+        generation: u64,
     }
 
     impl Model {
         fn admit(&mut self, now: Duration) -> Option<u64> {
             match self.open_until {
-                None => Some(self.era),
+                None => Some(self.generation),
                 Some(until) if now < until => None,
                 Some(_) if self.probing => None,
                 Some(_) => {
-                    if self.probes.is_empty() && self.era % 2 == 1 {
-                        self.era += 1;
+                    if self.probes.is_empty() && self.generation % 2 == 1 {
+                        self.generation += 1;
                     }
                     self.probing = true;
-                    Some(self.era)
+                    Some(self.generation)
                 }
             }
         }
@@ -236,11 +236,11 @@ mod tests {
         fn open(&mut self, now: Duration) {
             let pause = Duration::from_secs((2_u64 << self.openings.min(10)).min(30));
             (self.open_until, self.openings) = (Some(now + pause), self.openings + 1);
-            (self.probes, self.probing, self.era) = (Vec::new(), false, self.era + 1);
+            (self.probes, self.probing, self.generation) = (Vec::new(), false, self.generation + 1);
         }
 
-        fn settle(&mut self, era: u64, signal: Signal, now: Duration) {
-            if era != self.era {
+        fn record(&mut self, generation: u64, signal: Signal, now: Duration) {
+            if generation != self.generation {
                 return;
             }
             if self.open_until.is_some() {
@@ -250,7 +250,8 @@ mod tests {
                     self.open(now);
                 } else if self.probes.len() == 3 {
                     (self.open_until, self.openings) = (None, 0);
-                    (self.history, self.probes, self.era) = (Vec::new(), Vec::new(), self.era + 2);
+                    (self.history, self.probes, self.generation) =
+                        (Vec::new(), Vec::new(), self.generation + 2);
                     self.closed_at = now;
                 }
                 return;
@@ -279,7 +280,7 @@ mod tests {
             let born = Instant::now();
             let mut breaker = Breaker::new(born);
             let mut model = Model {
-                history: Vec::new(), closed_at: Duration::ZERO, open_until: None, openings: 0, probes: Vec::new(), probing: false, era: 0,
+                history: Vec::new(), closed_at: Duration::ZERO, open_until: None, openings: 0, probes: Vec::new(), probing: false, generation: 0,
             };
             let mut now = Duration::ZERO;
             let mut calls: Vec<(Permit, u64)> = Vec::new();
@@ -292,25 +293,25 @@ mod tests {
                         calls.extend(permit.ok().zip(expected));
                     }
                     Step::Settle(which, signal) if which < calls.len() => {
-                        let (permit, era) = calls.remove(which);
-                        breaker.settle(&permit, signal, born + now, 0.5);
-                        model.settle(era, signal, now);
+                        let (permit, generation) = calls.remove(which);
+                        breaker.record(&permit, signal, born + now, 0.5);
+                        model.record(generation, signal, now);
                     }
                     Step::Abandon(which) if which < calls.len() => {
-                        let (permit, era) = calls.remove(which);
+                        let (permit, generation) = calls.remove(which);
                         breaker.abandon(&permit);
-                        if era == model.era {
+                        if generation == model.generation {
                             model.probing = false;
                         }
                     }
                     Step::Settle(..) | Step::Abandon(_) => {}
                 }
                 let expected = match model.open_until {
-                    None => Position::Closed,
-                    Some(until) if now < until => Position::Open,
-                    Some(_) => Position::HalfOpen,
+                    None => State::Closed,
+                    Some(until) if now < until => State::Open,
+                    Some(_) => State::HalfOpen,
                 };
-                prop_assert_eq!(breaker.position(born + now), expected, "at {:?}", now);
+                prop_assert_eq!(breaker.state(born + now), expected, "at {:?}", now);
             }
         }
     }
@@ -321,18 +322,18 @@ mod tests {
         let mut breaker = Breaker::new(now);
         for _ in 0..CONSECUTIVE_FAILURES {
             let permit = breaker.admit(now).unwrap();
-            breaker.settle(&permit, Signal::Failure, now, 0.5);
+            breaker.record(&permit, Signal::Failure, now, 0.5);
         }
         for expected in [2, 4, 8, 16, 30, 30] {
             assert_eq!(breaker.admit(now), Err(Duration::from_secs(expected)));
             now += Duration::from_secs(expected);
             let probe = breaker.admit(now).unwrap();
-            breaker.settle(&probe, Signal::Failure, now, 0.5);
+            breaker.record(&probe, Signal::Failure, now, 0.5);
         }
         for (chance, expected) in [(0.0, 24), (1.0, 36)] {
             now += Duration::from_secs(60);
             let probe = breaker.admit(now).unwrap();
-            breaker.settle(&probe, Signal::Failure, now, chance);
+            breaker.record(&probe, Signal::Failure, now, chance);
             assert_eq!(breaker.admit(now), Err(Duration::from_secs(expected)));
         }
     }
@@ -343,7 +344,7 @@ mod tests {
         let mut breaker = Breaker::new(now);
         for _ in 0..CONSECUTIVE_FAILURES {
             let permit = breaker.admit(now).unwrap();
-            breaker.settle(&permit, Signal::Failure, now, 0.5);
+            breaker.record(&permit, Signal::Failure, now, 0.5);
         }
         now += FIRST_PAUSE;
         let probe = breaker.admit(now).unwrap();

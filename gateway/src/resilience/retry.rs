@@ -60,7 +60,7 @@ pub(crate) fn delay(repetition: u32, chance: &mut impl Rng) -> Duration {
 }
 
 /// How long the first attempt of a call that has `remaining` may go unanswered before another is made.
-pub(crate) fn patience(remaining: Duration) -> Duration {
+pub(crate) fn hedge_after(remaining: Duration) -> Duration {
     remaining.mul_f64(PATIENCE)
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn patience(remaining: Duration) -> Duration {
 /// It is the same for every caller: one who waits for less learns nothing about the worker.
 pub(crate) fn slow_after(deadline: Duration, repeat: Repeat) -> Duration {
     match repeat {
-        Repeat::Safe | Repeat::WithKey => patience(deadline),
+        Repeat::Safe | Repeat::WithKey => hedge_after(deadline),
         // Not sent again: nearly all of its time is waited.
         Repeat::ByClient | Repeat::Never => deadline.mul_f64(0.9),
     }

@@ -8,10 +8,10 @@ use contract::auth::{
     UpdateMember,
 };
 
-use super::{Gateway, operation};
+use super::{AppState, operation};
 
 /// Every route of the auth service.
-pub(crate) fn routes() -> Router<Arc<Gateway>> {
+pub(crate) fn routes() -> Router<Arc<AppState>> {
     Router::new()
         .merge(operation::<Signup>())
         .merge(operation::<Login>())

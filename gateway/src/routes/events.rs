@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::Router;
 use contract::events::{Approve, Create, Delete, Get, History, List, Reject, Submit, Update, Withdraw};
 
-use super::{Gateway, operation};
+use super::{AppState, operation};
 
 /// Every route of the events service.
-pub(crate) fn routes() -> Router<Arc<Gateway>> {
+pub(crate) fn routes() -> Router<Arc<AppState>> {
     Router::new()
         .merge(operation::<Create>())
         .merge(operation::<List>())

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::auth::{OrganizationId, Role, SessionId, UserId};
-use super::{Failure, KeyedWrite, Timestamp, TraceContext};
+use super::{Failure, IdempotentRequest, Timestamp, TraceContext};
 
 /// The id a request is found by, in every log line and span of every process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -227,7 +227,7 @@ pub struct Context {
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// The write that a key names, when one was sent along with an operation that keeps answers.
-    pub write: Option<KeyedWrite>,
+    pub write: Option<IdempotentRequest>,
     /// The version the client believes it is changing.
     pub if_match: Option<Precondition>,
     /// The versions the client already holds.

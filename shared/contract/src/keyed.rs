@@ -17,17 +17,17 @@ use failpoint::fault_point;
 /// invitation returns cannot be kept, because it does not compile.
 ///
 /// ```
-/// fn keep<T: contract::Keepable>() {}
+/// fn keep<T: contract::Replayable>() {}
 /// keep::<contract::events::Event>();
 /// ```
 ///
 /// ```compile_fail,E0277
-/// fn keep<T: contract::Keepable>() {}
+/// fn keep<T: contract::Replayable>() {}
 /// keep::<contract::auth::Invitation>();
 /// ```
-pub trait Keepable: Response + sealed::SecretFree {}
+pub trait Replayable: Response + sealed::SecretFree {}
 
-impl<T: Response + sealed::SecretFree> Keepable for T {}
+impl<T: Response + sealed::SecretFree> Replayable for T {}
 
 pub(super) mod sealed {
     /// Implemented beside each type, after looking at its fields.
@@ -45,7 +45,7 @@ pub enum KeyOrigin {
 
 /// One intended write: whose it is, its key, and what it is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyedWrite {
+pub struct IdempotentRequest {
     /// The verified caller's organisation; half of the key's scope.
     pub organization_id: OrganizationId,
     /// The verified caller; the other half.
@@ -62,7 +62,7 @@ pub struct KeyedWrite {
 
 /// The answer that was given to a write when it took effect, or was refused for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptAnswer {
+pub struct SavedResponse {
     /// Of the write it answered.
     pub fingerprint: [u8; 32],
     /// What the caller could do then.
@@ -97,7 +97,7 @@ impl<E> From<NoReplay> for Failure<E> {
     }
 }
 
-impl KeyedWrite {
+impl IdempotentRequest {
     /// The write that `principal` names `key`: `subject` with `body`, which holds the path's id, too. Who has no token
     /// is nobody of no organisation.
     pub fn new(
@@ -127,7 +127,7 @@ impl KeyedWrite {
     ///
     /// # Errors
     /// [`NoReplay`].
-    pub fn replay(&self, kept: KeptAnswer) -> Result<Answer, NoReplay> {
+    pub fn replay(&self, kept: SavedResponse) -> Result<Answer, NoReplay> {
         if kept.fingerprint != self.fingerprint {
             return Err(NoReplay::OtherWrite);
         }
@@ -145,8 +145,8 @@ impl KeyedWrite {
     }
 
     /// What is kept of `answer`, which the request `cx` was given.
-    pub fn keep(&self, answer: &Answer, cx: &Context) -> KeptAnswer {
-        KeptAnswer {
+    pub fn to_saved(&self, answer: &Answer, cx: &Context) -> SavedResponse {
+        SavedResponse {
             fingerprint: self.fingerprint,
             role: self.role,
             first: cx.ids.clone(),
@@ -179,12 +179,12 @@ fn canonical(value: &Value) -> Value {
 }
 
 /// Where a worker looks up the answers it has kept.
-pub trait KeptAnswers: Send + Sync + 'static {
+pub trait SavedResponses: Send + Sync + 'static {
     /// The answer kept under this write's key, read on a connection of its own.
-    fn kept(
+    fn find_saved(
         &self,
-        write: &KeyedWrite,
-    ) -> impl Future<Output = Result<Option<KeptAnswer>, Failure<std::convert::Infallible>>> + Send;
+        write: &IdempotentRequest,
+    ) -> impl Future<Output = Result<Option<SavedResponse>, Failure<std::convert::Infallible>>> + Send;
 }
 
 /// A worker's side of one operation that is done once per key, and whose answers may hold secrets: they are not kept
@@ -200,7 +200,7 @@ pub trait HandleOnce<O: Operation>: Send + Sync + 'static {
 }
 
 /// A worker's side of one keyed operation.
-pub trait HandleKeyed<O: Operation<Response: Keepable>>: KeptAnswers {
+pub trait HandleKeyed<O: Operation<Response: Replayable>>: SavedResponses {
     /// Carries the operation out for `cx.principal()`, and keeps the answer under `cx.write` in the
     /// effect's own transaction. Where one is kept already, nothing happens and that one is returned.
     fn handle(
@@ -230,10 +230,10 @@ mod tests {
         }
     }
 
-    fn write(subject: &str, body: &str) -> KeyedWrite {
+    fn write(subject: &str, body: &str) -> IdempotentRequest {
         let key = IdempotencyKey::parse("submit-123").unwrap();
         let body = json::parse(body.as_bytes()).unwrap();
-        KeyedWrite::new(Some(&principal(Role::Moderator)), &key, KeyOrigin::Client, subject, &body)
+        IdempotentRequest::new(Some(&principal(Role::Moderator)), &key, KeyOrigin::Client, subject, &body)
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn answers_are_given_out_again_to_the_same_write_and_no_lesser_role() {
         let first = write("events.submit", r#"{"id":"a"}"#);
-        let kept = KeptAnswer {
+        let kept = SavedResponse {
             fingerprint: first.fingerprint,
             role: Role::Moderator,
             first: RequestIds {
@@ -272,9 +272,9 @@ mod tests {
         let again = first.replay(kept.clone()).unwrap();
         assert_eq!((again.status, &again.body, again.etag), (200, &kept.body, kept.etag));
         assert_eq!(again.first, Some(kept.first.clone()));
-        let raised = KeyedWrite { role: Role::Admin, ..first.clone() };
+        let raised = IdempotentRequest { role: Role::Admin, ..first.clone() };
         assert!(raised.replay(kept.clone()).is_ok());
-        let lowered = KeyedWrite { role: Role::User, ..first };
+        let lowered = IdempotentRequest { role: Role::User, ..first };
         assert_eq!(lowered.replay(kept.clone()).unwrap_err(), NoReplay::RoleLowered);
         let other = write("events.submit", r#"{"id":"b"}"#);
         assert_eq!(other.replay(kept).unwrap_err(), NoReplay::OtherWrite);

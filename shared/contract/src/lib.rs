@@ -32,7 +32,8 @@ pub use context::{
 };
 pub use failure::{Failure, OperationError, Outcome, Problem, ProblemType, Violation};
 pub use keyed::{
-    HandleKeyed, HandleOnce, Keepable, KeptAnswer, KeptAnswers, KeyOrigin, KeyedWrite, NoReplay,
+    HandleKeyed, HandleOnce, IdempotentRequest, KeyOrigin, NoReplay, Replayable, SavedResponse,
+    SavedResponses,
 };
 pub use schema::RequestDecoder;
 pub use timestamp::Timestamp;
@@ -312,7 +313,8 @@ type RunTyped<H, R> = fn(Arc<H>, Arc<Context>, R) -> Pending<Result<Answer, Prob
 type Run<H> = Box<dyn FnOnce(Arc<H>, Arc<Context>) -> Pending<Result<Answer, Problem>> + Send>;
 
 /// Looks an answer up.
-type Kept<H> = Box<dyn Fn(Arc<H>, KeyedWrite) -> Pending<Result<Option<KeptAnswer>, Problem>> + Send + Sync>;
+type Kept<H> =
+    Box<dyn Fn(Arc<H>, IdempotentRequest) -> Pending<Result<Option<SavedResponse>, Problem>> + Send + Sync>;
 
 /// Decodes and checks a payload.
 type Decode<H> = Box<dyn Fn(&[u8]) -> Result<Decoded<H>, Problem> + Send + Sync>;
@@ -369,11 +371,11 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
     /// Binds the keyed operation `O` to its handler.
     pub fn keyed<O>() -> Self
     where
-        O: Operation<Response: Keepable>,
+        O: Operation<Response: Replayable>,
         H: HandleKeyed<O>,
     {
         let kept: Kept<H> = Box::new(|handler, write| {
-            Box::pin(async move { handler.kept(&write).await.map_err(Failure::into_problem) })
+            Box::pin(async move { handler.find_saved(&write).await.map_err(Failure::into_problem) })
         });
         Self::bind::<O>(Some(kept), |handler, cx, request| {
             Box::pin(async move { handler.handle(&cx, request).await.map_err(Failure::into_problem) })
@@ -415,7 +417,11 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
     ///
     /// # Errors
     /// [`ProblemType::Unavailable`].
-    pub fn kept(&self, handler: Arc<H>, write: KeyedWrite) -> Pending<Result<Option<KeptAnswer>, Problem>> {
+    pub fn find_saved(
+        &self,
+        handler: Arc<H>,
+        write: IdempotentRequest,
+    ) -> Pending<Result<Option<SavedResponse>, Problem>> {
         match &self.kept {
             Some(kept) => kept(handler, write),
             None => Box::pin(std::future::ready(Ok(None))),

@@ -34,6 +34,7 @@ impl Timestamp {
     }
 
     /// The current time. Called at the edges only; logic takes the time as an argument.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     pub fn now() -> Self {
         Self::from(OffsetDateTime::now_utc())
     }

@@ -8,8 +8,8 @@ use sqlx::{Database, Error, Pool, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::time::Instant;
 
-use crate::places::Places;
-use crate::{Statements, leaves_usable};
+use crate::admission::Admission;
+use crate::{InstrumentedConnection, leaves_usable};
 
 /// After a connection had to be closed, those that are older than that are looked at before they are used, for
 /// this long. By then each has been used or has been idle, and is looked at anyway.
@@ -46,7 +46,7 @@ pub(crate) struct Connection<DB: Database> {
 
 impl<DB: Database> Connection<DB> {
     /// Takes a connection from the pool of these places, whose others fall under suspicion when this one fails.
-    pub(crate) async fn acquire(pool: &Pool<DB>, places: &Places) -> Result<Self, Error> {
+    pub(crate) async fn acquire(pool: &Pool<DB>, places: &Admission) -> Result<Self, Error> {
         let inner = pool.acquire().await?;
         Ok(Self {
             inner,
@@ -58,8 +58,8 @@ impl<DB: Database> Connection<DB> {
     }
 
     /// The connection, for a statement.
-    pub(crate) fn statements(&mut self) -> Statements<'_, DB> {
-        Statements::new(&mut *self.inner, &mut self.unusable, self.keeps_statements)
+    pub(crate) fn statements(&mut self) -> InstrumentedConnection<'_, DB> {
+        InstrumentedConnection::new(&mut *self.inner, &mut self.unusable, self.keeps_statements)
     }
 
     /// Has the pool replace it.

@@ -1,13 +1,13 @@
 //! Opens the workers' databases, migrates them, and says what a failed statement means.
 
+mod admission;
 mod answered_row;
 mod connection;
-mod measurements;
-mod places;
+mod instrumented;
+mod metrics;
 mod postgres;
 mod settings;
 mod sqlite;
-mod statements;
 mod stored_time;
 mod transaction;
 
@@ -17,12 +17,12 @@ use contract::Failure;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+pub use admission::PooledConnection;
 pub use answered_row::{Answered, AnsweredRow};
-pub use places::Lease;
+pub use instrumented::InstrumentedConnection;
 pub use postgres::{Postgres, act_for};
 pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};
 pub use sqlite::Sqlite;
-pub use statements::Statements;
 pub use stored_time::StoredTime;
 pub use transaction::BoundedTransaction;
 

@@ -9,10 +9,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor, PgPool, Row, SqlSafeStr};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::admission::{Admission, FOR_PINGS};
 use crate::connection::{Connection, Suspicion};
-use crate::places::{FOR_PINGS, Places};
 use crate::{
-    BoundedTransaction, Code, Lease, OpenError, PingError, StoreError, is_refusal, meaning, tolerate_newer,
+    BoundedTransaction, Code, OpenError, PingError, PooledConnection, StoreError, is_refusal, meaning,
+    tolerate_newer,
 };
 
 /// How long a request may wait for a connection.
@@ -59,7 +60,7 @@ const FORGET: &str = "DEALLOCATE ALL";
 #[derive(Debug, Clone)]
 pub struct Postgres {
     pool: PgPool,
-    places: Places,
+    places: Admission,
 }
 
 /// Whether a connection may be used that was idle until now.
@@ -183,7 +184,7 @@ impl Postgres {
         if keeps_statements {
             check_statements(options.clone()).await?;
         }
-        let mut places = Places::new("all", connections);
+        let mut places = Admission::new("all", connections);
         places.keeps_statements = keeps_statements;
         let pool = PgPoolOptions::new()
             .max_connections(connections + FOR_PINGS)
@@ -237,7 +238,7 @@ impl Postgres {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn connection(&self) -> Result<Lease<sqlx::Postgres>, StoreError> {
+    pub async fn connection(&self) -> Result<PooledConnection<sqlx::Postgres>, StoreError> {
         let mut lease = self.places.connect(&self.pool).await?;
         if !self.places.keeps_statements {
             // Between preparing and executing, a pooler may go on with another server connection.

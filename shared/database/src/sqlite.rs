@@ -9,10 +9,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{SqlSafeStr, SqlitePool};
 use tokio::time::Instant;
 
+use crate::admission::{Admission, FOR_PINGS};
 use crate::connection::Connection;
-use crate::places::{FOR_PINGS, Places};
 use crate::transaction::BEGIN_TIMEOUT;
-use crate::{BoundedTransaction, Lease, OpenError, PingError, StoreError, tolerate_newer};
+use crate::{BoundedTransaction, OpenError, PingError, PooledConnection, StoreError, tolerate_newer};
 
 /// Connections for reading; they never wait for the writer.
 const READERS: u32 = 4;
@@ -30,8 +30,8 @@ const WRITE_CHECK_TIMEOUT: Duration = Duration::from_millis(700);
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
-    write_places: Places,
-    read_places: Places,
+    write_places: Admission,
+    read_places: Admission,
     write_checks: Arc<Mutex<WriteChecks>>,
 }
 
@@ -112,7 +112,7 @@ impl Sqlite {
         migrations.run_direct(None, &mut *migrating, false).await?;
         migrating.commit().await.map_err(StoreError::from)?;
         let readers = pool(READERS + FOR_PINGS).connect_lazy_with(options.read_only(true));
-        let (write_places, read_places) = (Places::new("write", 1), Places::new("read", READERS));
+        let (write_places, read_places) = (Admission::new("write", 1), Admission::new("read", READERS));
         Ok(Self { writer, readers, write_places, read_places, write_checks: Arc::default() })
     }
 
@@ -120,7 +120,7 @@ impl Sqlite {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn reader(&self) -> Result<Lease<sqlx::Sqlite>, StoreError> {
+    pub async fn reader(&self) -> Result<PooledConnection<sqlx::Sqlite>, StoreError> {
         self.read_places.connect(&self.readers).await
     }
 

@@ -7,10 +7,10 @@ use failpoint::stall_point;
 use sqlx::{Database, Pool, SqlStr};
 use tokio::time::Instant;
 
+use crate::admission::{Admission, Permit};
 use crate::connection::Connection;
-use crate::measurements::Measured;
-use crate::places::{Place, Places};
-use crate::{Statements, StoreError};
+use crate::metrics::Measured;
+use crate::{InstrumentedConnection, StoreError};
 
 /// How long a transaction may take to begin: a database that another process has locked does not become free by
 /// waiting, and the caller is told while there is time to do something else.
@@ -20,13 +20,13 @@ pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct BoundedTransaction<DB: Database> {
     connection: Connection<DB>,
     deadline: Instant,
-    place: Place,
+    place: Permit,
 }
 
 impl<DB: Database> BoundedTransaction<DB> {
     /// Waits for a place and for the transaction to begin, a second at most and never until `deadline` itself.
     pub(crate) async fn begin(
-        places: &Places,
+        places: &Admission,
         pool: &Pool<DB>,
         statement: SqlStr,
         deadline: Instant,
@@ -52,7 +52,7 @@ impl<DB: Database> BoundedTransaction<DB> {
     }
 
     /// The connection, for a statement.
-    pub fn statements(&mut self) -> Statements<'_, DB> {
+    pub fn statements(&mut self) -> InstrumentedConnection<'_, DB> {
         self.connection.statements()
     }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::provision::{IDEMPOTENCY_BUCKET, KEYS_BUCKET, REVOCATIONS_BUCKET, THROTTLE_BUCKET};
-use super::{CallError, Caller, headers, measurements};
+use super::{CallError, RequestClient, headers, metrics};
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 use contract::Timestamp;
 use failpoint::crash_point;
@@ -32,7 +32,7 @@ const NO_MESSAGE: u64 = 10037;
 /// A bucket. Cloning shares the caller.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    caller: Caller,
+    client: RequestClient,
     name: &'static str,
 }
 
@@ -103,23 +103,23 @@ impl From<ApiError> for KeyValueError {
 
 impl Bucket {
     /// The leases of keyed writes.
-    pub fn idempotency(caller: Caller) -> Self {
-        Self { caller, name: IDEMPOTENCY_BUCKET }
+    pub fn idempotency(client: RequestClient) -> Self {
+        Self { client, name: IDEMPOTENCY_BUCKET }
     }
 
     /// The public keys that verify access tokens.
-    pub fn public_keys(caller: Caller) -> Self {
-        Self { caller, name: KEYS_BUCKET }
+    pub fn public_keys(client: RequestClient) -> Self {
+        Self { client, name: KEYS_BUCKET }
     }
 
     /// The failed logins.
-    pub fn login_throttle(caller: Caller) -> Self {
-        Self { caller, name: THROTTLE_BUCKET }
+    pub fn login_throttle(client: RequestClient) -> Self {
+        Self { client, name: THROTTLE_BUCKET }
     }
 
     /// The access tokens that are not accepted any more.
-    pub fn revocations(caller: Caller) -> Self {
-        Self { caller, name: REVOCATIONS_BUCKET }
+    pub fn revocations(client: RequestClient) -> Self {
+        Self { client, name: REVOCATIONS_BUCKET }
     }
 
     /// When the stream was created, and which messages it holds.
@@ -172,7 +172,7 @@ impl Bucket {
     ) -> Result<Bytes, KeyValueError> {
         let (span, begun) = (span::key_value(operation, self.name, key), Instant::now());
         let exchange = async {
-            let mut pending = self.caller.send(subject, map, payload).await?;
+            let mut pending = self.client.send(subject, map, payload).await?;
             if self.name == IDEMPOTENCY_BUCKET {
                 crash_point!("lease-sent");
             }
@@ -180,7 +180,7 @@ impl Bucket {
         };
         let result = tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(CallError::TimedOut));
         let failure = result.as_ref().err().map(CallError::name);
-        measurements::stored(operation, self.name, begun.elapsed(), failure);
+        metrics::stored(operation, self.name, begun.elapsed(), failure);
         if let Some(failure) = failure {
             span::fail(&span, failure);
         }

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::measurements;
+use super::metrics;
 use crate::settings::NatsSettings;
 
 /// Messages a subscription may hold before the library drops them; far above every in-flight limit.
@@ -108,7 +108,7 @@ impl Connection {
             options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
         }
         let client = options.connect(settings.urls().collect::<Vec<_>>()).await?;
-        measurements::observe_client(&client, name);
+        metrics::observe_client(&client, name);
         Ok(Self { client, losses, link })
     }
 

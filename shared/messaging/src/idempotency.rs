@@ -25,8 +25,8 @@ use uuid::Uuid;
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 use contract::auth::Role;
 use contract::{
-    Answer, Context, CorrelationId, EntityTag, Failure, KeptAnswer, KeyedWrite, NoReplay, Outcome, Problem,
-    ProblemType, RequestIds, Timestamp, TraceContext,
+    Answer, Context, CorrelationId, EntityTag, Failure, IdempotentRequest, NoReplay, Outcome, Problem,
+    ProblemType, RequestIds, SavedResponse, Timestamp, TraceContext,
 };
 use failpoint::{crash_point, fault_point};
 use telemetry::metrics::meter;
@@ -92,7 +92,7 @@ struct CachedAnswer {
 }
 
 impl Record {
-    fn running(write: &KeyedWrite, owner: Uuid, lease: Duration) -> Self {
+    fn running(write: &IdempotentRequest, owner: Uuid, lease: Duration) -> Self {
         Self {
             state: State::Running,
             fingerprint: encoded(&write.fingerprint),
@@ -102,7 +102,7 @@ impl Record {
         }
     }
 
-    fn done(&self, kept: Option<&KeptAnswer>) -> Self {
+    fn done(&self, kept: Option<&SavedResponse>) -> Self {
         let answer = kept.and_then(|kept| {
             Some(CachedAnswer {
                 role: kept.role,
@@ -132,8 +132,8 @@ impl Record {
 }
 
 impl CachedAnswer {
-    fn kept(self, fingerprint: [u8; 32]) -> Option<KeptAnswer> {
-        Some(KeptAnswer {
+    fn into_saved(self, fingerprint: [u8; 32]) -> Option<SavedResponse> {
+        Some(SavedResponse {
             fingerprint,
             role: self.role,
             first: RequestIds {
@@ -157,13 +157,13 @@ struct Lease {
 }
 
 /// What to do about a write.
-enum Turn {
+enum Claim {
     /// Run it, and write down how it ended.
     Run(Lease),
     /// Run it without a lease: the store is away, and the database guards by itself.
     RunUnleased,
     /// It has been answered.
-    Answered(Box<KeptAnswer>),
+    Answered(Box<SavedResponse>),
     /// It has been answered, or is being: the database knows the answer, if there is one.
     Elsewhere { record: Record, revision: u64, is_done: bool },
     /// The key is somebody else's, unless the database knows better.
@@ -204,7 +204,7 @@ impl Idempotency {
     pub async fn once<R, K>(
         self: &Arc<Self>,
         cx: &Context,
-        write: &KeyedWrite,
+        write: &IdempotentRequest,
         longest_run: Duration,
         run: R,
         kept: impl Fn() -> K,
@@ -212,7 +212,7 @@ impl Idempotency {
     ) -> Result<Answer, Problem>
     where
         R: Future<Output = Result<Answer, Problem>>,
-        K: Future<Output = Result<Option<KeptAnswer>, Problem>>,
+        K: Future<Output = Result<Option<SavedResponse>, Problem>>,
     {
         let lease = longest_run + LEASE_MARGIN;
         let key = lease_key(write);
@@ -222,7 +222,7 @@ impl Idempotency {
         let mut pause = POLL.0;
         loop {
             match self.turn(&key, write, lease, (cx.now, wait_until)).await? {
-                Turn::Run(lease) => {
+                Claim::Run(lease) => {
                     crash_point!("claimed");
                     let outcome = run.await;
                     match (&outcome, lease) {
@@ -236,15 +236,15 @@ impl Idempotency {
                     }
                     return outcome;
                 }
-                Turn::RunUnleased => return run.await,
-                Turn::Answered(answer) => return replay(write, *answer),
-                Turn::OtherWrite => {
+                Claim::RunUnleased => return run.await,
+                Claim::Answered(answer) => return replay(write, *answer),
+                Claim::OtherWrite => {
                     return match kept().await? {
                         Some(answer) => replay(write, answer),
                         None => Err(refused(NoReplay::OtherWrite)),
                     };
                 }
-                Turn::Elsewhere { record, revision, is_done } => {
+                Claim::Elsewhere { record, revision, is_done } => {
                     // When it is known to be done, it must not be said that nothing was.
                     let known = if is_done { Outcome::Unknown } else { Outcome::None };
                     if let Some(answer) = kept().await.map_err(|problem| problem.with_outcome(known))? {
@@ -274,13 +274,13 @@ impl Idempotency {
     async fn turn(
         &self,
         key: &str,
-        write: &KeyedWrite,
+        write: &IdempotentRequest,
         lease: Duration,
         (now, give_up): (Timestamp, Instant),
-    ) -> Result<Turn, Problem> {
+    ) -> Result<Claim, Problem> {
         if self.is_paused() {
             count(&LEASES, "unavailable");
-            return Ok(Turn::RunUnleased);
+            return Ok(Claim::RunUnleased);
         }
         let owner = Uuid::now_v7();
         let running = Record::running(write, owner, lease);
@@ -291,7 +291,7 @@ impl Idempotency {
                 Ok(revision) => {
                     count(&LEASES, if taken_over { "taken_over" } else { "granted" });
                     self.resume();
-                    return Ok(Turn::Run(Lease { key: key.to_owned(), record: running, revision }));
+                    return Ok(Claim::Run(Lease { key: key.to_owned(), record: running, revision }));
                 }
                 Err(KeyValueError::Conflict) => None,
                 Err(KeyValueError::Unavailable(error)) => Some(error),
@@ -317,10 +317,10 @@ impl Idempotency {
                 continue;
             };
             if record.owner == owner {
-                return Ok(Turn::Run(Lease { key: key.to_owned(), record, revision: entry.revision }));
+                return Ok(Claim::Run(Lease { key: key.to_owned(), record, revision: entry.revision }));
             }
             if record.fingerprint != running.fingerprint {
-                return Ok(Turn::OtherWrite);
+                return Ok(Claim::OtherWrite);
             }
             match record.state {
                 State::Free => revision = entry.revision,
@@ -330,13 +330,13 @@ impl Idempotency {
                     revision = entry.revision;
                 }
                 State::Running => {
-                    return Ok(Turn::Elsewhere { record, revision: entry.revision, is_done: false });
+                    return Ok(Claim::Elsewhere { record, revision: entry.revision, is_done: false });
                 }
                 State::Done => {
-                    let kept = record.answer.clone().and_then(|answer| answer.kept(write.fingerprint));
+                    let kept = record.answer.clone().and_then(|answer| answer.into_saved(write.fingerprint));
                     return Ok(match kept {
-                        Some(kept) => Turn::Answered(Box::new(kept)),
-                        None => Turn::Elsewhere { record, revision: entry.revision, is_done: true },
+                        Some(kept) => Claim::Answered(Box::new(kept)),
+                        None => Claim::Elsewhere { record, revision: entry.revision, is_done: true },
                     });
                 }
             }
@@ -361,7 +361,7 @@ impl Idempotency {
         self: &Arc<Self>,
         lease: Lease,
         cx: &Context,
-        write: &KeyedWrite,
+        write: &IdempotentRequest,
         outcome: &Result<Answer, Problem>,
         under_way: &TaskTracker,
     ) {
@@ -369,7 +369,7 @@ impl Idempotency {
             // Somebody else had answered it: the database has the first answer as it was.
             Ok(_) if fault_point!("forget-saved") => Record { state: State::Free, ..lease.record.clone() },
             Ok(answer) if answer.first.is_some() => lease.record.done(None),
-            Ok(answer) => lease.record.done(Some(&write.keep(answer, cx))),
+            Ok(answer) => lease.record.done(Some(&write.to_saved(answer, cx))),
             // It may have taken effect: whoever comes next looks into the database.
             Err(problem) if problem.outcome == Outcome::Unknown => return,
             Err(_) => Record { state: State::Free, ..lease.record.clone() },
@@ -394,7 +394,7 @@ impl Idempotency {
         self.paused().is_some_and(|until| Instant::now() < until)
     }
 
-    fn pause(&self, error: &str) -> Turn {
+    fn pause(&self, error: &str) -> Claim {
         count(&LEASES, "unavailable");
         if self.paused().replace(Instant::now() + PAUSE).is_none() {
             tracing::warn!(
@@ -402,7 +402,7 @@ impl Idempotency {
                 "the idempotency store is away; the database guards keyed writes by itself"
             );
         }
-        Turn::RunUnleased
+        Claim::RunUnleased
     }
 
     fn resume(&self) {
@@ -457,12 +457,12 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// Legal in KV keys, of fixed length, one user's keys beside each other.
-fn lease_key(write: &KeyedWrite) -> String {
+fn lease_key(write: &IdempotentRequest) -> String {
     let hash = URL_SAFE_NO_PAD.encode(write.key_hash);
     format!("v1.{}.{}.{hash}", write.organization_id, write.user_id)
 }
 
-fn replay(write: &KeyedWrite, kept: KeptAnswer) -> Result<Answer, Problem> {
+fn replay(write: &IdempotentRequest, kept: SavedResponse) -> Result<Answer, Problem> {
     write.replay(kept).map_err(refused)
 }
 

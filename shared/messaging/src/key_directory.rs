@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Bucket, Caller};
+use super::{Bucket, RequestClient};
 use crate::key_value::{KeyValueError, KeyValueStore};
 use identity::PublicKeys;
 
@@ -21,8 +21,8 @@ pub struct KeyDirectory {
 
 impl KeyDirectory {
     /// The directory reached by `caller`.
-    pub fn new(caller: Caller) -> Self {
-        Self { bucket: Bucket::public_keys(caller) }
+    pub fn new(client: RequestClient) -> Self {
+        Self { bucket: Bucket::public_keys(client) }
     }
 
     /// Makes `document` the published one, unless it is already.

@@ -1,17 +1,17 @@
 //! The message path: one connection, a caller with its own reply multiplexer, a server of NATS services.
 
-mod arrival;
 mod bucket;
-mod caller;
+mod client;
 mod connection;
 mod discovery;
+mod drain;
 pub mod headers;
 pub mod idempotency;
+mod incoming;
 mod key_directory;
 pub mod key_value;
-mod leaving;
 mod liveness;
-mod measurements;
+mod metrics;
 mod multiplexer;
 mod provision;
 mod reply;
@@ -23,7 +23,7 @@ mod settings;
 const HEADER_ALLOWANCE: usize = 8 * 1024;
 
 pub use bucket::Bucket;
-pub use caller::{Call, CallError, Caller, Pong, Reply};
+pub use client::{Call, CallError, Pong, Reply, RequestClient};
 pub use connection::{ConnectError, Connection, RECONNECT_GRACE};
 pub use key_directory::KeyDirectory;
 pub use liveness::{ConnectionDead, watch_broker, watch_jetstream};

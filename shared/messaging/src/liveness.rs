@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{CallError, Caller};
+use super::{CallError, RequestClient};
 use telemetry::health::{DEPENDENCY_TIMEOUT, Health};
 
 /// Between two messages to oneself.
@@ -24,30 +24,30 @@ pub struct ConnectionDead;
 
 /// Keeps the check `broker` of `health` up to date. Returns once the connection is dead, or can bring no reply
 /// any more. A broker that is away is waited for: the library reconnects by itself.
-pub async fn watch_broker(caller: &Caller, health: &Health) -> ConnectionDead {
+pub async fn watch_broker(client: &RequestClient, health: &Health) -> ConnectionDead {
     tokio::select! {
-        () = caller.broken() => ConnectionDead,
-        dead = watch_echoes(caller, health) => dead,
+        () = client.broken() => ConnectionDead,
+        dead = watch_echoes(client, health) => dead,
     }
 }
 
 /// Keeps the check `jetstream` of `health` up to date.
-pub async fn watch_jetstream(caller: &Caller, health: &Health) -> ! {
-    let look = || async move { caller.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None) };
+pub async fn watch_jetstream(client: &RequestClient, health: &Health) -> ! {
+    let look = || async move { client.ask_jetstream(DEPENDENCY_TIMEOUT).await.map(|()| None) };
     health.watch("jetstream", look).await
 }
 
-async fn watch_echoes(caller: &Caller, health: &Health) -> ConnectionDead {
+async fn watch_echoes(client: &RequestClient, health: &Health) -> ConnectionDead {
     // Messages lost in a row, and whether the link they were lost on is one that was made for that reason.
     let (mut lost, mut renewed) = (0, false);
     loop {
         let begun = Instant::now();
-        let echoed = match caller.echo(TIMEOUT).await {
+        let echoed = match client.echo(TIMEOUT).await {
             // A link that was lost a moment ago is waited for here as it is by requests.
             Err(CallError::NotConnected | CallError::ConnectionLost)
-                if caller.connection().is_back().await =>
+                if client.connection().is_back().await =>
             {
-                caller.echo(TIMEOUT).await
+                client.echo(TIMEOUT).await
             }
             echoed => echoed,
         };
@@ -73,7 +73,7 @@ async fn watch_echoes(caller: &Caller, health: &Health) -> ConnectionDead {
         };
         if lost == PATIENCE {
             tracing::warn!("the connection to NATS carries no messages");
-            if renewed || !caller.connection().reconnect().await {
+            if renewed || !client.connection().reconnect().await {
                 return ConnectionDead;
             }
             (lost, renewed) = (0, true);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Bucket, Caller};
+use super::{Bucket, RequestClient};
 use crate::key_value::{KeyValueError, KeyValueStore};
 use contract::Timestamp;
 use identity::revocations::{Revocation, Revocations, STALE};
@@ -40,8 +40,8 @@ struct Position {
 
 impl RevocationBucket {
     /// The bucket reached by `caller`.
-    pub fn new(caller: Caller) -> Self {
-        Self { bucket: Bucket::revocations(caller), losses: AtomicU64::new(0) }
+    pub fn new(client: RequestClient) -> Self {
+        Self { bucket: Bucket::revocations(client), losses: AtomicU64::new(0) }
     }
 
     /// Keeps `revocations` equal to what is written. By questions, not by a subscription: each answer proves

@@ -14,16 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::arrival::{self, Arrival};
 use super::discovery::Instance;
-use super::leaving::Leaving;
+use super::drain::DrainingSubscription;
+use super::incoming::{self, IncomingRequest};
 use super::provision::assert_commands_uncovered;
 use super::reply::OutgoingReply;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError};
 use crate::idempotency::{self, Idempotency};
 use contract::failure::Outcome;
 use contract::{
-    Answer, Context, Decoded, Description, Endpoint, KeyOrigin, KeyedWrite, Precondition, Problem,
+    Answer, Context, Decoded, Description, Endpoint, IdempotentRequest, KeyOrigin, Precondition, Problem,
     ProblemType, Repeat, Timestamp,
 };
 use failpoint::crash_point;
@@ -174,14 +174,14 @@ impl<H: Send + Sync + 'static> Server<H> {
             let subscriber = client.queue_subscribe(subject, group).await?;
             incoming.push(messages(
                 Source::Endpoint(index),
-                Leaving::new(subscriber, self.connection.losses(), unsubscribe.clone()),
+                DrainingSubscription::new(subscriber, self.connection.losses(), unsubscribe.clone()),
             ));
         }
         for subject in self.instance.subjects() {
             let subscriber = client.subscribe(subject).await?;
             incoming.push(messages(
                 Source::Discovery,
-                Leaving::new(subscriber, self.connection.losses(), unsubscribe.clone()),
+                DrainingSubscription::new(subscriber, self.connection.losses(), unsubscribe.clone()),
             ));
         }
         Ok(incoming)
@@ -240,19 +240,20 @@ impl<H: Send + Sync + 'static> Server<H> {
         let answered = async move {
             let operation = &work.endpoints[index].description;
             let max_payload = client.server_info().max_payload;
-            let (arrival, span) = Arrival::read(&message, operation, work.worker, received, Timestamp::now());
+            let (incoming, span) =
+                IncomingRequest::read(&message, operation, work.worker, received, Timestamp::now());
             let answer = async {
                 let result = match &permit {
-                    Ok(_) => work.process(index, &arrival, &message, max_payload).await,
+                    Ok(_) => work.process(index, &incoming, &message, max_payload).await,
                     Err(_) => {
                         Err(Problem::new(ProblemType::Overloaded, "the worker has no room at the moment"))
                     }
                 };
-                let reply = OutgoingReply::new(&arrival.ids, result, max_payload);
+                let reply = OutgoingReply::new(&incoming.ids, result, max_payload);
                 let failure = (reply.status >= 400).then(|| reply.status.to_string());
                 let took = received.elapsed();
                 instance.count(index, took, failure);
-                arrival.account(operation.subject, &reply, took, &span);
+                incoming.account(operation.subject, &reply, took, &span);
                 reply
             };
             let reply = answer.instrument(span.clone()).await;
@@ -261,7 +262,7 @@ impl<H: Send + Sync + 'static> Server<H> {
             drop(span);
             crash_point!("before-reply");
             if let Err(error) = client.publish_with_headers(inbox, reply.headers, reply.body).await {
-                tracing::warn!(correlation_id = %arrival.ids.correlation_id, %error, "could not send a reply");
+                tracing::warn!(correlation_id = %incoming.ids.correlation_id, %error, "could not send a reply");
             }
             drop(permit);
         };
@@ -291,7 +292,7 @@ impl<H: Send + Sync + 'static> Server<H> {
 /// A subscription's messages, and `None` when it has ended.
 fn messages(
     source: Source,
-    subscription: Leaving,
+    subscription: DrainingSubscription,
 ) -> std::pin::Pin<Box<dyn Stream<Item = (Source, Option<Message>)> + Send>> {
     Box::pin(stream::unfold(Some(subscription), move |subscription| async move {
         let mut subscription = subscription?;
@@ -306,15 +307,15 @@ impl<H: Send + Sync + 'static> Work<H> {
     async fn process(
         self: &Arc<Self>,
         index: usize,
-        arrival: &Arrival,
+        incoming: &IncomingRequest,
         message: &Message,
         max_payload: usize,
     ) -> Result<Answer, Problem> {
         let (endpoint, headers) = (&self.endpoints[index], message.headers.as_ref());
         let operation = &endpoint.description;
         let max_reply = max_payload.saturating_sub(HEADER_ALLOWANCE);
-        let mut cx = arrival.context(operation, headers, &self.verifier, max_reply)?;
-        let key = arrival::key(headers)?;
+        let mut cx = incoming.context(operation, headers, &self.verifier, max_reply)?;
+        let key = incoming::key(headers)?;
         let (deadline, conditions) = (cx.deadline, (cx.if_match.clone(), cx.if_none_match.clone()));
         if message.payload.len() > operation.max_body {
             return Err(Problem::too_large(operation.max_body));
@@ -322,7 +323,7 @@ impl<H: Send + Sync + 'static> Work<H> {
         let decoded = endpoint.decode(&message.payload)?;
         if let (true, Some((key, origin))) = (operation.repeat.takes_key(), key) {
             let (caller, subject) = (cx.principal.as_ref(), operation.subject);
-            cx.write = Some(KeyedWrite::new(caller, &key, origin, subject, &decoded.body));
+            cx.write = Some(IdempotentRequest::new(caller, &key, origin, subject, &decoded.body));
         }
         // A task of its own: a caller that stops waiting does not stop a write between commit and reply.
         let run = Arc::clone(self).run(index, decoded, Arc::new(cx));
@@ -356,7 +357,7 @@ impl<H: Send + Sync + 'static> Work<H> {
         match (&cx.write, &self.idempotency) {
             // A gateway's own key is known to nobody else: the database alone guards it.
             (Some(write), Some(idempotency)) if write.origin == KeyOrigin::Client => {
-                let kept = || endpoint.kept(Arc::clone(&self.handler), write.clone());
+                let kept = || endpoint.find_saved(Arc::clone(&self.handler), write.clone());
                 let longest = endpoint.description.deadline;
                 let result = idempotency.once(&cx, write, longest, run, kept, &self.under_way).await;
                 idempotency::count_ending(&result);

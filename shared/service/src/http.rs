@@ -1,7 +1,7 @@
 //! Serves HTTP/1.1 with the limits `axum::serve` lacks: a header deadline, a connection cap, a drain.
 
+mod connection_limit;
 mod stream;
-mod waiting;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use connection_limit::{ConnectionSlot, Connections, ReceivedBody};
 use stream::ClientStream;
-use waiting::{Connections, ReceivedBody, Seat};
 
 /// How long requests under way may take to end once the server is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -72,14 +72,14 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     // Also ends the connections when this future is dropped: none must outlive what its router needs.
     let closing = shutdown.child_token();
     let _closed_when_dropped = closing.clone().drop_guard();
-    let seats = Arc::new(Connections::new(limits.max_connections));
+    let slots = Arc::new(Connections::new(limits.max_connections));
     let tasks = TaskTracker::new();
     let take = |(stream, peer): (TcpStream, SocketAddr)| {
-        let Some(seat) = Connections::admit(&seats, &closing) else {
+        let Some(slot) = Connections::admit(&slots, &closing) else {
             tracing::debug!("closed a new connection: every other one is at work");
             return;
         };
-        let connection = connection(stream, peer, router.clone(), limits, seat);
+        let connection = connection(stream, peer, router.clone(), limits, slot);
         tasks.spawn(connection.with_current_context());
     };
     loop {
@@ -108,21 +108,27 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, seat: Seat) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: Limits,
+    slot: ConnectionSlot,
+) {
     // Small answers must not wait for the acknowledgement of the last one.
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let seat = Arc::new(seat);
-    let answering = Arc::clone(&seat);
+    let slot = Arc::new(slot);
+    let answering = Arc::clone(&slot);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, seat) = (router.clone(), Arc::clone(&answering));
+        let (router, slot) = (router.clone(), Arc::clone(&answering));
         async move {
-            let mut request = request.map(|body| Body::new(ReceivedBody::new(body, Arc::clone(&seat))));
+            let mut request = request.map(|body| Body::new(ReceivedBody::new(body, Arc::clone(&slot))));
             request.extensions_mut().insert(ConnectInfo(peer));
-            seat.note_request();
+            slot.note_request();
             let mut answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
-            if !seat.wait_for_client() {
+            if !slot.wait_for_client() {
                 // Nobody will read the rest of the body, so that the connection cannot be used again: say so
                 // before the client sends its next request into it.
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -133,27 +139,27 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
     let mut serving = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            // Judged by the seat, which can tell an idle connection from half a head.
+            // Judged by the slot, which can tell an idle connection from half a head.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(ClientStream::new(stream, Arc::clone(&seat))), service)
+            .serve_connection(TokioIo::new(ClientStream::new(stream, Arc::clone(&slot))), service)
     );
     let closed = async {
-        seat.closing().await;
+        slot.closing().await;
         // What was only just connected is about to send its first request.
-        if !seat.had_request() {
+        if !slot.had_request() {
             tokio::time::sleep(FIRST_REQUEST_GRACE).await;
         }
     };
     let result = tokio::select! {
         biased;
         result = &mut serving => result,
-        () = seat.evicted() => return,
-        () = seat.overdue(limits.header_timeout, limits.idle_timeout) => return,
+        () = slot.evicted() => return,
+        () = slot.overdue(limits.header_timeout, limits.idle_timeout) => return,
         () = closed => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 result = &mut serving => result,
-                () = seat.evicted() => return,
+                () = slot.evicted() => return,
             }
         }
     };

@@ -2,9 +2,9 @@
 
 mod export;
 pub mod health;
-mod lines;
+mod log_format;
+mod log_throttle;
 pub mod metrics;
-mod noise;
 mod output;
 mod settings;
 pub mod span;
@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use export::Tracers;
 pub(crate) use export::resource;
-use lines::Lines;
+use log_format::LogLayer;
 use output::Output;
 use settings::Propagators;
 pub(crate) use settings::Settings;
@@ -55,7 +55,7 @@ impl Telemetry {
         // Without a thread for them there are no log lines, and nobody to say so to.
         let output = settings.lines.then(Output::start).and_then(Result::ok);
         // Fails when a subscriber is set already, as in a test: then that one stays.
-        let _ = subscriber(tracers.clone(), Lines::new(services, output.clone())).try_init();
+        let _ = subscriber(tracers.clone(), LogLayer::new(services, output.clone())).try_init();
         std::panic::set_hook(Box::new(|panic| {
             let message = panic.payload_as_str().unwrap_or("a panic without a message");
             let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -94,7 +94,7 @@ impl Telemetry {
 }
 
 /// What becomes of spans and events: spans are made by `tracers`, and `lines` decides.
-fn subscriber(tracers: Tracers, lines: Lines) -> impl Subscriber {
+fn subscriber(tracers: Tracers, lines: LogLayer) -> impl Subscriber {
     let bridge = tracing_opentelemetry::layer()
         .with_tracer(tracers)
         // Each is looked for whenever a span is entered.
@@ -132,7 +132,7 @@ pub(crate) mod tests {
 
     /// Makes spans on this thread that have ids and nothing else, until what it returns is dropped.
     pub(crate) fn start_unsent() -> tracing::subscriber::DefaultGuard {
-        tracing::subscriber::set_default(subscriber(export::unsent(), Lines::new(&[], None)))
+        tracing::subscriber::set_default(subscriber(export::unsent(), LogLayer::new(&[], None)))
     }
 
     /// Keeps what a collector would be sent.
@@ -157,7 +157,7 @@ pub(crate) mod tests {
         let kept = Kept::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(kept.clone()).build();
         let tracers = Tracers::of(vec![("events-worker", provider)]);
-        let _started = tracing::subscriber::set_default(subscriber(tracers, Lines::new(&[], None)));
+        let _started = tracing::subscriber::set_default(subscriber(tracers, LogLayer::new(&[], None)));
         // Of no request, as in a loop in the background.
         weigh("stone").await;
         assert_eq!(kept.0.lock().unwrap().len(), 0);

@@ -10,17 +10,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::waiting::Seat;
+use super::connection_limit::ConnectionSlot;
 
 /// How much of a body that nobody wants is read and discarded once the answer is sent, and for how long. Closed at
 /// once, the connection would be reset, and with it what the client has not read yet: the answer (RFC 9112 §9.6).
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that tells its seat what happens on it.
+/// A connection that tells its slot what happens on it.
 pub(super) struct ClientStream {
     stream: TcpStream,
-    seat: Arc<Seat>,
+    slot: Arc<ConnectionSlot>,
     linger: Option<Linger>,
 }
 
@@ -31,8 +31,8 @@ struct Linger {
 }
 
 impl ClientStream {
-    pub(super) fn new(stream: TcpStream, seat: Arc<Seat>) -> Self {
-        Self { stream, seat, linger: None }
+    pub(super) fn new(stream: TcpStream, slot: Arc<ConnectionSlot>) -> Self {
+        Self { stream, slot, linger: None }
     }
 
     /// Reads and discards until the client has closed its side, or has been waited for long enough.
@@ -64,7 +64,7 @@ impl AsyncRead for ClientStream {
         let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
         if buffer.filled().len() > before {
-            self.seat.note_read();
+            self.slot.note_read();
         }
         Poll::Ready(read)
     }
@@ -73,7 +73,7 @@ impl AsyncRead for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
-        self.seat.note_written();
+        self.slot.note_written();
         Poll::Ready(written)
     }
 
@@ -83,7 +83,7 @@ impl AsyncWrite for ClientStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
-        self.seat.note_written();
+        self.slot.note_written();
         Poll::Ready(written)
     }
 
@@ -99,7 +99,7 @@ impl AsyncWrite for ClientStream {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         }
-        if self.seat.has_unread_body() {
+        if self.slot.has_unread_body() {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

@@ -13,7 +13,7 @@ use tracing::Span;
 
 use super::multiplexer::{Multiplexer, NoReply, Pending};
 use super::provision::KEYS_BUCKET;
-use super::{Connection, HEADER_ALLOWANCE, headers, measurements};
+use super::{Connection, HEADER_ALLOWANCE, headers, metrics};
 use contract::{
     ClientNetwork, CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat,
     Timestamp,
@@ -22,7 +22,7 @@ use telemetry::span;
 
 /// Calls operations over the broker.
 #[derive(Debug, Clone)]
-pub struct Caller {
+pub struct RequestClient {
     connection: Connection,
     replies: Arc<Multiplexer>,
 }
@@ -140,7 +140,7 @@ impl CallError {
     }
 }
 
-impl Caller {
+impl RequestClient {
     /// Starts listening for replies.
     ///
     /// # Errors
@@ -308,7 +308,7 @@ struct Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let failure = self.ending.unwrap_or(Some("cancelled"));
-        measurements::requested(self.subject, self.begun.elapsed(), failure);
+        metrics::requested(self.subject, self.begun.elapsed(), failure);
         if let Some(failure) = failure {
             span::fail(&self.span, failure);
         }

@@ -18,8 +18,8 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
-use crate::problem::Failed;
-use crate::routes::Gateway;
+use crate::problem::ProblemResponse;
+use crate::routes::AppState;
 
 /// Clients that have been quiet long enough to have their whole quota are forgotten this often.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
@@ -86,7 +86,7 @@ struct Limit<K: Hash + Eq + Clone> {
 
 /// What a client is told of its quota.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Quoted {
+pub(crate) struct RateLimitHeaders {
     policy: String,
     limit: String,
 }
@@ -105,7 +105,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     }
 
     /// Counts a request of `client`. Says what is left, and whether it was one too many.
-    pub(crate) fn count(&self, client: &K) -> (Option<Quoted>, Result<(), Problem>) {
+    pub(crate) fn count(&self, client: &K) -> (Option<RateLimitHeaders>, Result<(), Problem>) {
         let Some(limit) = &self.limit else { return (None, Ok(())) };
         let (left, verdict) = match limit.clients.check_key(client) {
             Ok(snapshot) => (snapshot.remaining_burst_capacity(), Ok(())),
@@ -120,7 +120,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         };
         let seconds = |requests: u32| requests.div_ceil(limit.per_second.get());
         let (policy, burst) = (self.policy, limit.burst.get());
-        let quoted = Quoted {
+        let quoted = RateLimitHeaders {
             policy: format!("\"{policy}\";q={burst};w={}", seconds(burst)),
             limit: format!("\"{policy}\";r={left};t={}", seconds(burst.saturating_sub(left))),
         };
@@ -140,7 +140,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     }
 }
 
-impl Quoted {
+impl RateLimitHeaders {
     /// Adds itself to a response, beside the other quotas.
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
         for (name, value) in [(&RATE_LIMIT, &self.limit), (&RATE_LIMIT_POLICY, &self.policy)] {
@@ -153,7 +153,7 @@ impl Quoted {
 
 /// Counts a request for the network it comes from, and notes that with it.
 pub(crate) async fn limit_address(
-    State(gateway): State<std::sync::Arc<Gateway>>,
+    State(gateway): State<std::sync::Arc<AppState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,
     next: Next,
@@ -166,7 +166,7 @@ pub(crate) async fn limit_address(
         Ok(()) => next.run(request).await,
         Err(problem) => {
             gateway.upstream.metrics().rejected("gateway", "rate_limit_ip");
-            Failed(problem).into_response()
+            ProblemResponse(problem).into_response()
         }
     };
     if let Some(quoted) = quoted {
@@ -213,7 +213,7 @@ mod tests {
     fn a_burst_is_granted_then_the_rate_and_the_headers_say_what_is_left() {
         let limiter = Limiter::new("user", "1:3".parse().unwrap());
         let quota = |left, after| {
-            Some(Quoted {
+            Some(RateLimitHeaders {
                 policy: "\"user\";q=3;w=3".to_owned(),
                 limit: format!("\"user\";r={left};t={after}"),
             })

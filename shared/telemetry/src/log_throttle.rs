@@ -20,12 +20,12 @@ pub(super) fn is_of_telemetry(event: &Metadata<'_>) -> bool {
 
 /// Lets each message of OpenTelemetry's through once a minute, and everything else always.
 #[derive(Debug, Default)]
-pub(super) struct Limited {
+pub(super) struct LogThrottle {
     /// When each place in its code last spoke.
     written: Mutex<HashMap<Identifier, Instant>>,
 }
 
-impl Limited {
+impl LogThrottle {
     /// Whether an event with this metadata is written at `now`.
     pub(super) fn admits(&self, event: &Metadata<'_>, now: Instant) -> bool {
         if !is_of_telemetry(event) {
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn each_message_of_the_exporter_is_written_once_a_minute() {
-        let (limited, now) = (Limited::default(), Instant::now());
+        let (limited, now) = (LogThrottle::default(), Instant::now());
         let (batch, request) = (event!("opentelemetry_sdk"), event!("opentelemetry-otlp"));
         assert!(limited.admits(batch, now) && limited.admits(request, now));
         assert!(!limited.admits(batch, now + INTERVAL / 2));
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn our_own_messages_are_always_written() {
-        let (limited, now, ours) = (Limited::default(), Instant::now(), event!("messaging"));
+        let (limited, now, ours) = (LogThrottle::default(), Instant::now(), event!("messaging"));
         assert!((0..100).all(|_| limited.admits(ours, now)));
     }
 }

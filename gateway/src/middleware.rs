@@ -20,8 +20,8 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::config::CorsOrigins;
-use crate::problem::{Failed, render};
-use crate::{extract, limits, metrics, routes};
+use crate::problem::{ProblemResponse, render};
+use crate::{extract, metrics, rate_limit, routes};
 
 /// The gateway's name in log lines and traces.
 pub const NAME: &str = "gateway";
@@ -60,7 +60,7 @@ pub(crate) struct Forwarded {
 
 /// Answers what no route does.
 pub(crate) async fn unknown_route() -> Response {
-    Failed(Problem::new(ProblemType::NotFound, "there is no such route")).into_response()
+    ProblemResponse(Problem::new(ProblemType::NotFound, "there is no such route")).into_response()
 }
 
 /// Surrounds `routes` with everything every response needs.
@@ -115,14 +115,14 @@ pub(crate) fn cors(origins: &CorsOrigins) -> CorsLayer {
             routes::IDEMPOTENT_REPLAYED,
             routes::ORIGINAL_CORRELATION_ID,
             routes::PREFERENCE_APPLIED,
-            limits::RATE_LIMIT.clone(),
-            limits::RATE_LIMIT_POLICY.clone(),
+            rate_limit::RATE_LIMIT.clone(),
+            rate_limit::RATE_LIMIT_POLICY.clone(),
         ])
         .max_age(std::time::Duration::from_secs(600))
 }
 
 fn panicked(_panic: Box<dyn Any + Send>) -> Response {
-    Failed(Problem::internal(&"a request handler panicked")).into_response()
+    ProblemResponse(Problem::internal(&"a request handler panicked")).into_response()
 }
 
 /// Refuses requests that do not say clearly what they are for: without one valid host (RFC 9112 §3.2), and with a
@@ -130,11 +130,11 @@ fn panicked(_panic: Box<dyn Any + Send>) -> Response {
 async fn judge_target(request: Request, next: Next) -> Response {
     if !http::has_valid_host(&request) {
         let rule = "the header Host must occur once and name a host";
-        return Failed(Problem::new(ProblemType::MalformedRequest, rule)).into_response();
+        return ProblemResponse(Problem::new(ProblemType::MalformedRequest, rule)).into_response();
     }
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI) {
         let rule = format!("the request target may have at most {MAX_URI} bytes");
-        return Failed(Problem::new(ProblemType::UriTooLong, rule)).into_response();
+        return ProblemResponse(Problem::new(ProblemType::UriTooLong, rule)).into_response();
     }
     next.run(request).await
 }

@@ -26,13 +26,13 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running child. Dropping it, or the death of this process, ends it with SIGTERM.
 #[derive(Debug)]
-pub struct KeptProcess {
+pub struct ChildProcess {
     keeper: Child,
     pipe: Option<ChildStdin>,
     pid: i32,
 }
 
-impl KeptProcess {
+impl ChildProcess {
     /// Starts `command`, as another user when `user` is given; its output goes nowhere.
     ///
     /// # Errors

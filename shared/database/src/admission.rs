@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::connection::{Connection, Suspicion};
-use crate::measurements::{PoolName, Used};
-use crate::{Statements, StoreError};
+use crate::metrics::{PoolName, Used};
+use crate::{InstrumentedConnection, StoreError};
 
 /// How long a request may wait for its turn. Who would wait for longer is refused while there is time to do
 /// something else: a queue that takes all the time its callers have does work for nobody.
@@ -21,7 +21,7 @@ pub(crate) const FOR_PINGS: u32 = 1;
 
 /// As many places as there are connections, so that waiting for a connection means waiting for the database.
 #[derive(Debug, Clone)]
-pub(crate) struct Places {
+pub(crate) struct Admission {
     free: Arc<Semaphore>,
     pool: PoolName,
     pub(crate) suspicion: Suspicion,
@@ -32,20 +32,20 @@ pub(crate) struct Places {
 }
 
 /// A place that somebody has.
-pub(crate) struct Place {
+pub(crate) struct Permit {
     _permit: OwnedSemaphorePermit,
     _used: Used,
     committed: Arc<AtomicU64>,
 }
 
-impl Place {
+impl Permit {
     /// Counts a transaction that was committed.
     pub(crate) fn has_committed(&self) {
         self.committed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Places {
+impl Admission {
     pub(crate) fn new(pool: &'static str, connections: u32) -> Self {
         let (pool, free) = (PoolName(pool), usize::try_from(connections).unwrap_or(usize::MAX));
         pool.holds(connections);
@@ -64,16 +64,18 @@ impl Places {
     }
 
     /// Waits for a place, first come, first served.
-    pub(crate) async fn take(&self, deadline: Option<Instant>) -> Result<Place, StoreError> {
+    pub(crate) async fn take(&self, deadline: Option<Instant>) -> Result<Permit, StoreError> {
         let waiting = self.pool.waiting();
         let patience = Instant::now() + LONGEST_WAIT;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
         let permit = tokio::time::timeout_at(until, Arc::clone(&self.free).acquire_owned()).await;
         drop(waiting);
         match permit {
-            Ok(Ok(permit)) => {
-                Ok(Place { _permit: permit, _used: self.pool.used(), committed: Arc::clone(&self.committed) })
-            }
+            Ok(Ok(permit)) => Ok(Permit {
+                _permit: permit,
+                _used: self.pool.used(),
+                committed: Arc::clone(&self.committed),
+            }),
             // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => {
                 self.pool.refused();
@@ -83,21 +85,24 @@ impl Places {
     }
 
     /// A connection for statements that stand alone.
-    pub(crate) async fn connect<DB: Database>(&self, pool: &Pool<DB>) -> Result<Lease<DB>, StoreError> {
-        let place = self.take(None).await?;
-        Ok(Lease { connection: Connection::acquire(pool, self).await?, _place: place })
+    pub(crate) async fn connect<DB: Database>(
+        &self,
+        pool: &Pool<DB>,
+    ) -> Result<PooledConnection<DB>, StoreError> {
+        let permit = self.take(None).await?;
+        Ok(PooledConnection { connection: Connection::acquire(pool, self).await?, _permit: permit })
     }
 }
 
 /// A connection, for as long as this is held.
-pub struct Lease<DB: Database> {
+pub struct PooledConnection<DB: Database> {
     pub(crate) connection: Connection<DB>,
-    _place: Place,
+    _permit: Permit,
 }
 
-impl<DB: Database> Lease<DB> {
+impl<DB: Database> PooledConnection<DB> {
     /// The connection, for a statement.
-    pub fn statements(&mut self) -> Statements<'_, DB> {
+    pub fn statements(&mut self) -> InstrumentedConnection<'_, DB> {
         self.connection.statements()
     }
 }

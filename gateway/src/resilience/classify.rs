@@ -7,7 +7,7 @@ use super::breaker::Signal;
 
 /// How one attempt to have a request carried out ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum Classification {
     /// There is no connection to the broker; nothing was sent.
     NotConnected,
     /// Nobody listens; nothing ran.
@@ -54,7 +54,7 @@ pub(crate) enum Again {
     IfSafe,
 }
 
-impl Ending {
+impl Classification {
     /// How this attempt ended.
     pub(crate) fn of(result: &Result<Reply, CallError>) -> Self {
         match result {
@@ -259,7 +259,7 @@ mod tests {
             ("key reused",                failure(Failure::KeyReused),           422, Nothing, No,Some(Good)),
         ];
         for (row, result, status, outcome, again, signal) in table {
-            let ending = Ending::of(&result);
+            let class = Classification::of(&result);
             let told = match &result {
                 Err(error) => {
                     let problem = error.into_problem(Repeat::WithKey);
@@ -272,25 +272,25 @@ mod tests {
                 }
             };
             assert_eq!(told, (status, outcome), "{row}");
-            assert_eq!((ending.again(), ending.signal()), (again, signal), "{row}: {ending:?}");
+            assert_eq!((class.again(), class.signal()), (again, signal), "{row}: {class:?}");
         }
     }
 
     #[test]
     fn what_may_have_run_is_repeated_only_when_that_is_safe() {
-        for (ending, repeats) in [
-            (Ending::Shed, [true, true, true]),
-            (Ending::TimedOut, [true, true, false]),
-            (Ending::ConnectionLost, [true, true, false]),
-            (Ending::Defect, [false, false, false]),
+        for (class, repeats) in [
+            (Classification::Shed, [true, true, true]),
+            (Classification::TimedOut, [true, true, false]),
+            (Classification::ConnectionLost, [true, true, false]),
+            (Classification::Defect, [false, false, false]),
         ] {
             for (repeat, expected) in [Repeat::Safe, Repeat::WithKey, Repeat::Never].into_iter().zip(repeats)
             {
-                assert_eq!(ending.may_repeat(repeat), expected, "{ending:?} {repeat:?}");
+                assert_eq!(class.may_repeat(repeat), expected, "{class:?} {repeat:?}");
             }
         }
         // A 503 that does not say that nothing ran may have run.
         let silent = reply(&Problem::new(ProblemType::Unavailable, "").with_outcome(Outcome::Unknown));
-        assert!(!Ending::of(&silent).may_repeat(Repeat::Never));
+        assert!(!Classification::of(&silent).may_repeat(Repeat::Never));
     }
 }

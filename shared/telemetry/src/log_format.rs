@@ -20,7 +20,7 @@ use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::layer::{self, Layer};
 
-use super::noise::{self, Limited};
+use super::log_throttle::{self, LogThrottle};
 use super::output::Output;
 use super::span::{self, CORRELATION_ID, REQUEST, Scope};
 use contract::Timestamp;
@@ -35,18 +35,18 @@ const SHARED: [&str; 7] =
 
 /// Decides for all layers what is made of spans and events, and writes the lines. It is the outermost layer: below it,
 /// the bridge to OpenTelemetry sees our spans, and of the events our warnings and worse, whatever `RUST_LOG` says.
-pub(super) struct Lines {
+pub(super) struct LogLayer {
     services: Vec<&'static str>,
     /// Which events are written.
     wanted: Targets,
     /// Where to; `None` when none is written.
     output: Option<Output>,
     format: Format,
-    limited: Limited,
+    limited: LogThrottle,
     dispatch: OnceLock<WeakDispatch>,
 }
 
-impl Lines {
+impl LogLayer {
     /// As `RUST_LOG` says, to `output` if there is one.
     pub(super) fn new(services: &[&'static str], output: Option<Output>) -> Self {
         let parse = |text: &str| Targets::from_str(text).ok();
@@ -55,7 +55,7 @@ impl Lines {
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let format = if io::stdout().is_terminal() { Format::Pretty { colours } } else { Format::Json };
         let services = services.to_vec();
-        Self { services, wanted, output, format, limited: Limited::default(), dispatch: OnceLock::new() }
+        Self { services, wanted, output, format, limited: LogThrottle::default(), dispatch: OnceLock::new() }
     }
 
     fn is_ours(&self, metadata: &Metadata<'_>) -> bool {
@@ -80,7 +80,7 @@ impl Lines {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Lines {
+impl<S: Subscriber> Layer<S> for LogLayer {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         // There is one in a process, and one in each test.
         let _ = self.dispatch.set(dispatch.downgrade());
@@ -118,7 +118,8 @@ impl<S: Subscriber> Layer<S> for Lines {
             && self.limited.admits(metadata, Instant::now())
         {
             // OpenTelemetry holds its span while it speaks.
-            let context = if noise::is_of_telemetry(metadata) { Context::new() } else { self.running() };
+            let context =
+                if log_throttle::is_of_telemetry(metadata) { Context::new() } else { self.running() };
             let line = match self.format {
                 Format::Json => json(event, &context, Timestamp::now()).unwrap_or_default(),
                 Format::Pretty { colours } => pretty(event, &context, Timestamp::now(), colours),
@@ -226,10 +227,17 @@ mod tests {
         }
     }
 
-    fn lines_to(output: Option<Output>, wanted: &str, format: Format) -> Lines {
+    fn lines_to(output: Option<Output>, wanted: &str, format: Format) -> LogLayer {
         let wanted = Targets::from_str(wanted).unwrap();
         let services = vec!["gateway"];
-        Lines { services, wanted, output, format, limited: Limited::default(), dispatch: OnceLock::new() }
+        LogLayer {
+            services,
+            wanted,
+            output,
+            format,
+            limited: LogThrottle::default(),
+            dispatch: OnceLock::new(),
+        }
     }
 
     /// The lines of what `log` logs.
@@ -255,7 +263,7 @@ mod tests {
         assert!(written.iter().all(|line| line.ends_with('\n') && line.lines().count() == 1), "{written:?}");
         let read: Vec<Value> = written.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         let expected = json!({
-            "time": read[0]["time"], "level": "INFO", "target": "telemetry::lines::tests", "message": odd,
+            "time": read[0]["time"], "level": "INFO", "target": "telemetry::log_format::tests", "message": odd,
             "odd": odd, "debug": format!("{odd:?}"), "count": 3, "below": -3, "yes": true, "half": 0.5,
         });
         assert_eq!(read[0], expected);
@@ -291,7 +299,7 @@ mod tests {
         let lines = |written: bool, text: &str| {
             lines_to(written.then(|| Output::to(io::sink()).unwrap()), text, Format::Json)
         };
-        let passed = |lines: Lines| {
+        let passed = |lines: LogLayer| {
             tracing::subscriber::with_default(subscriber(export::unsent(), lines), || {
                 [
                     tracing::enabled!(target: "library", Level::INFO),

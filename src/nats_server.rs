@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::kept::KeptProcess;
+use crate::child_process::ChildProcess;
 
 /// Finds or fetches the binary. Part of this program, so that it also works outside the source tree.
 const FIND_NATS_SERVER: &str = include_str!("../scripts/nats-server");
@@ -48,7 +48,7 @@ pub async fn find_nats_server(tools: &Path) -> anyhow::Result<PathBuf> {
 /// A running nats-server. Dropping it, or the death of this process, ends it.
 #[derive(Debug)]
 pub struct Broker {
-    process: KeptProcess,
+    process: ChildProcess,
     port: u16,
 }
 
@@ -79,7 +79,7 @@ impl Broker {
         forget_ports(directory)?;
         let own = ["--log".as_ref(), log.as_os_str(), "--ports_file_dir".as_ref(), directory.as_os_str()];
         let command = [binary.as_os_str()].into_iter().chain(own).chain(arguments.iter().copied());
-        let process = KeptProcess::start(command, None).await.context("cannot start nats-server")?;
+        let process = ChildProcess::start(command, None).await.context("cannot start nats-server")?;
         // The server names this file after its own binary.
         let name = binary.file_name().context("the path of nats-server names no file")?.to_string_lossy();
         let ports = directory.join(format!("{name}_{}.ports", process.pid()));

@@ -33,7 +33,7 @@ pub(super) enum Forgets {
 
 /// What was counted under one key. Times are Unix milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Tally {
+pub(super) struct AttemptCounter {
     failures: u32,
     failed_at: i64,
     /// Until when failures have been forgotten by time.
@@ -50,7 +50,7 @@ pub(super) struct Tally {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It may, once this is written.
-    Admitted(Tally),
+    Admitted(AttemptCounter),
     /// That depends on how those under way end.
     Wait,
     /// Not before this time has passed.
@@ -68,7 +68,7 @@ pub(super) enum Guessed {
     NotTried,
 }
 
-impl Tally {
+impl AttemptCounter {
     /// Reads a record. One that cannot be read counts nothing: only workers write them.
     pub(super) fn read(record: &[u8]) -> Self {
         serde_json::from_slice(record).unwrap_or_default()
@@ -87,39 +87,39 @@ impl Tally {
 
     /// Judges another attempt at `now`.
     pub(super) fn admit(&self, limit: &Limit, now: i64) -> Verdict {
-        let mut tally = self.aged(limit, now);
-        let over = tally.failed_at.saturating_add(tally.pause(limit));
+        let mut counter = self.aged(limit, now);
+        let over = counter.failed_at.saturating_add(counter.pause(limit));
         if now < over {
             let left = u64::try_from(over.saturating_sub(now)).unwrap_or_default();
             return Verdict::Refused(Duration::from_millis(left));
         }
         // Beyond the free ones they are made one by one.
-        let room = limit.free.saturating_sub(tally.failures).max(1);
-        if u32::try_from(tally.pending.len()).unwrap_or(u32::MAX) >= room {
+        let room = limit.free.saturating_sub(counter.failures).max(1);
+        if u32::try_from(counter.pending.len()).unwrap_or(u32::MAX) >= room {
             return Verdict::Wait;
         }
-        tally.pending.push(now);
-        Verdict::Admitted(tally)
+        counter.pending.push(now);
+        Verdict::Admitted(counter)
     }
 
     /// What is counted once the attempt that was reserved at `reserved_at` has ended at `now`.
     pub(super) fn settle(&self, limit: &Limit, reserved_at: i64, guessed: Guessed, now: i64) -> Self {
-        let mut tally = self.clone();
+        let mut counter = self.clone();
         // Not there any more: it was abandoned, and has been counted as failed.
-        if let Some(at) = tally.pending.iter().position(|began| *began == reserved_at) {
-            tally.pending.swap_remove(at);
+        if let Some(at) = counter.pending.iter().position(|began| *began == reserved_at) {
+            counter.pending.swap_remove(at);
         }
         match guessed {
             Guessed::NotTried => {}
-            Guessed::Wrong => tally.fail(1, now),
+            Guessed::Wrong => counter.fail(1, now),
             Guessed::Right => {
-                tally.succeeded_at = now;
+                counter.succeeded_at = now;
                 if limit.forgets == Forgets::AfterSuccess {
-                    tally.failures = 0;
+                    counter.failures = 0;
                 }
             }
         }
-        tally
+        counter
     }
 
     /// Counts so many failures, the last of them at `at`.
@@ -134,20 +134,20 @@ impl Tally {
 
     /// The tally as time alone has changed it.
     fn aged(&self, limit: &Limit, now: i64) -> Self {
-        let mut tally = self.clone();
+        let mut counter = self.clone();
         let abandoned = |began: &i64| now >= began.saturating_add(ABANDONED_MS);
-        if let Some(last) = tally.pending.iter().copied().filter(abandoned).max() {
-            let before = tally.pending.len();
-            tally.pending.retain(|began| !abandoned(began));
-            let count = u32::try_from(before - tally.pending.len()).unwrap_or(u32::MAX);
-            tally.fail(count, last);
+        if let Some(last) = counter.pending.iter().copied().filter(abandoned).max() {
+            let before = counter.pending.len();
+            counter.pending.retain(|began| !abandoned(began));
+            let count = u32::try_from(before - counter.pending.len()).unwrap_or(u32::MAX);
+            counter.fail(count, last);
         }
         if let Forgets::OneEach(interval) = limit.forgets {
-            let passed = now.saturating_sub(tally.forgotten_until).max(0) / interval;
-            tally.failures = tally.failures.saturating_sub(u32::try_from(passed).unwrap_or(u32::MAX));
-            tally.forgotten_until = tally.forgotten_until.saturating_add(passed.saturating_mul(interval));
+            let passed = now.saturating_sub(counter.forgotten_until).max(0) / interval;
+            counter.failures = counter.failures.saturating_sub(u32::try_from(passed).unwrap_or(u32::MAX));
+            counter.forgotten_until = counter.forgotten_until.saturating_add(passed.saturating_mul(interval));
         }
-        tally
+        counter
     }
 
     /// How long after the last failure the next attempt may be made, in milliseconds.
@@ -168,92 +168,109 @@ mod tests {
 
     const LIMIT: Limit = Limit { name: "pair", free: 5, forgets: Forgets::AfterSuccess };
 
-    fn admitted(tally: &Tally, now: i64) -> Tally {
-        match tally.admit(&LIMIT, now) {
-            Verdict::Admitted(tally) => tally,
-            verdict => panic!("{tally:?} at {now}: {verdict:?}"),
+    fn admitted(counter: &AttemptCounter, now: i64) -> AttemptCounter {
+        match counter.admit(&LIMIT, now) {
+            Verdict::Admitted(counter) => counter,
+            verdict => panic!("{counter:?} at {now}: {verdict:?}"),
         }
     }
 
-    fn fail(tally: &Tally, now: i64) -> Tally {
-        admitted(tally, now).settle(&LIMIT, now, Guessed::Wrong, now)
+    fn fail(counter: &AttemptCounter, now: i64) -> AttemptCounter {
+        admitted(counter, now).settle(&LIMIT, now, Guessed::Wrong, now)
     }
 
     #[test]
     fn pauses_double_up_to_a_quarter_of_an_hour() {
-        let (mut tally, mut now) = (Tally::default(), 1_000_000);
+        let (mut counter, mut now) = (AttemptCounter::default(), 1_000_000);
         for _ in 0..LIMIT.free {
-            tally = fail(&tally, now);
+            counter = fail(&counter, now);
         }
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            let Verdict::Refused(pause) = tally.admit(&LIMIT, now) else { panic!("{tally:?}") };
+            let Verdict::Refused(pause) = counter.admit(&LIMIT, now) else { panic!("{counter:?}") };
             pauses.push(pause.as_secs());
             now += i64::try_from(pause.as_millis()).unwrap();
-            tally = fail(&tally, now);
+            counter = fail(&counter, now);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]);
         now += LONGEST_PAUSE_MS;
-        assert!(!tally.knows_success());
-        tally = admitted(&tally, now).settle(&LIMIT, now, Guessed::Right, now);
-        assert!(tally.failures == 0 && tally.pending.is_empty() && tally.knows_success(), "{tally:?}");
+        assert!(!counter.knows_success());
+        counter = admitted(&counter, now).settle(&LIMIT, now, Guessed::Right, now);
+        assert!(
+            counter.failures == 0 && counter.pending.is_empty() && counter.knows_success(),
+            "{counter:?}"
+        );
     }
 
     #[test]
     fn a_network_forgets_by_time_and_not_by_success() {
         let network = Limit { name: "network", free: 100, forgets: Forgets::OneEach(60_000) };
         let (start, minute) = (1_000_000_000, 60_000);
-        let mut tally = Tally { failures: 103, failed_at: start, forgotten_until: start, ..Tally::default() };
-        assert_eq!(tally.admit(&network, start), Verdict::Refused(Duration::from_secs(8)));
-        tally = tally.settle(&network, 0, Guessed::Right, start);
-        assert_eq!(tally.failures, 103, "whoever has an account of their own may not go on guessing");
+        let mut counter = AttemptCounter {
+            failures: 103,
+            failed_at: start,
+            forgotten_until: start,
+            ..AttemptCounter::default()
+        };
+        assert_eq!(counter.admit(&network, start), Verdict::Refused(Duration::from_secs(8)));
+        counter = counter.settle(&network, 0, Guessed::Right, start);
+        assert_eq!(counter.failures, 103, "whoever has an account of their own may not go on guessing");
         // Once a minute it may fail for good, however long it has been busy.
         let mut now = start;
         for _ in 0..10_000 {
             now += minute;
-            let Verdict::Admitted(next) = tally.admit(&network, now) else { panic!("{tally:?}") };
-            tally = next.settle(&network, now, Guessed::Wrong, now);
+            let Verdict::Admitted(next) = counter.admit(&network, now) else { panic!("{counter:?}") };
+            counter = next.settle(&network, now, Guessed::Wrong, now);
         }
-        let Verdict::Admitted(quiet) = tally.admit(&network, now + 200 * minute) else { panic!("{tally:?}") };
+        let Verdict::Admitted(quiet) = counter.admit(&network, now + 200 * minute) else {
+            panic!("{counter:?}")
+        };
         assert_eq!(quiet.failures, 0);
     }
 
     #[test]
     fn a_network_forgets_a_minute_after_its_first_failure_and_not_when_the_clock_begins_another() {
         let network = Limit { name: "network", free: 100, forgets: Forgets::OneEach(60_000) };
-        let (mut tally, end_of_a_minute) = (Tally::default(), 20_000 * 60_000 - 1);
+        let (mut counter, end_of_a_minute) = (AttemptCounter::default(), 20_000 * 60_000 - 1);
         for _ in 0..network.free {
-            let Verdict::Admitted(next) = tally.admit(&network, end_of_a_minute) else { panic!("{tally:?}") };
-            tally = next.settle(&network, end_of_a_minute, Guessed::Wrong, end_of_a_minute);
+            let Verdict::Admitted(next) = counter.admit(&network, end_of_a_minute) else {
+                panic!("{counter:?}")
+            };
+            counter = next.settle(&network, end_of_a_minute, Guessed::Wrong, end_of_a_minute);
         }
-        let after = tally.admit(&network, end_of_a_minute + 1);
+        let after = counter.admit(&network, end_of_a_minute + 1);
         assert_eq!(after, Verdict::Refused(Duration::from_millis(999)));
-        assert_eq!(tally.aged(&network, end_of_a_minute + 60_000).failures, 99);
+        assert_eq!(counter.aged(&network, end_of_a_minute + 60_000).failures, 99);
     }
 
     #[test]
     fn attempts_under_way_count_until_they_have_ended() {
-        let mut tally = Tally::default();
+        let mut counter = AttemptCounter::default();
         for began in 1000..1000 + i64::from(LIMIT.free) {
-            tally = admitted(&tally, began);
+            counter = admitted(&counter, began);
         }
-        assert_eq!(tally.admit(&LIMIT, 2000), Verdict::Wait);
-        let withdrawn = tally.settle(&LIMIT, 1001, Guessed::NotTried, 2000);
+        assert_eq!(counter.admit(&LIMIT, 2000), Verdict::Wait);
+        let withdrawn = counter.settle(&LIMIT, 1001, Guessed::NotTried, 2000);
         assert!(matches!(withdrawn.admit(&LIMIT, 2000), Verdict::Admitted(_)));
         // Nobody noted how they ended; each is given up by itself, however busy the key is.
-        let after = tally.aged(&LIMIT, 1001 + ABANDONED_MS);
+        let after = counter.aged(&LIMIT, 1001 + ABANDONED_MS);
         assert_eq!((after.failures, after.pending.len()), (2, 3));
-        let all = admitted(&tally, 5000 + ABANDONED_MS);
+        let all = admitted(&counter, 5000 + ABANDONED_MS);
         assert_eq!((all.failures, all.pending.len()), (5, 1));
         assert_eq!(all.admit(&LIMIT, 5000 + ABANDONED_MS), Verdict::Wait, "one by one from here on");
     }
 
     #[test]
     fn records_are_read_as_they_were_written() {
-        let tally =
-            Tally { failures: 1, failed_at: 2, pending: vec![3], forgotten_until: 4, succeeded_at: 5 };
-        assert_eq!(Tally::read(&tally.write()), tally);
-        assert_eq!(Tally::read(b"{"), Tally::default());
+        let counter = AttemptCounter {
+            failures: 1,
+            failed_at: 2,
+            pending: vec![3],
+            forgotten_until: 4,
+            succeeded_at: 5,
+        };
+        assert_eq!(AttemptCounter::read(&counter.write()), counter);
+        assert_eq!(AttemptCounter::read(b"{"), AttemptCounter::default());
     }
 
     proptest! {
@@ -263,15 +280,15 @@ mod tests {
         fn no_more_are_tried_than_the_pauses_allow(
             steps in prop::collection::vec((0_i64..800, any::<bool>(), 0_usize..8), 1..200),
         ) {
-            let (mut tally, mut now, mut open, mut failed) = (Tally::default(), 1_000_000, Vec::new(), Vec::new());
+            let (mut counter, mut now, mut open, mut failed) = (AttemptCounter::default(), 1_000_000, Vec::new(), Vec::new());
             for (passes, ends, how_many) in steps {
                 now += passes;
                 for _ in 0..how_many {
                     if let Some(began) = ends.then(|| open.pop()).flatten() {
-                        tally = tally.settle(&LIMIT, began, Guessed::Wrong, now);
+                        counter = counter.settle(&LIMIT, began, Guessed::Wrong, now);
                         failed.push(now);
-                    } else if let Verdict::Admitted(next) = tally.admit(&LIMIT, now) {
-                        tally = next;
+                    } else if let Verdict::Admitted(next) = counter.admit(&LIMIT, now) {
+                        counter = next;
                         open.push(now);
                     }
                 }

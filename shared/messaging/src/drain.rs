@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How many further messages are asked for, one count after the other.
-const FAREWELLS: [u64; 3] = [64, 8, 1];
+const REMAINING_COUNTS: [u64; 3] = [64, 8, 1];
 /// How long the next of them is waited for: while they come, more may be on their way than the next count.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// after a number of messages, so a busy subscription is left that way, exactly. One that gets none for a moment
 /// is asked for fewer, and one that then gets none either is simply ended. So is one whose link was
 /// lost meanwhile: the broker has begun to count anew, the library has not (`docs/adr/0014-resilience.md`).
-pub(super) struct Leaving {
+pub(super) struct DrainingSubscription {
     subscriber: Subscriber,
     leave: CancellationToken,
     losses: watch::Receiver<u64>,
@@ -32,7 +32,7 @@ pub(super) struct Leaving {
     step: Option<(usize, Instant)>,
 }
 
-impl Leaving {
+impl DrainingSubscription {
     /// Left once `leave` is cancelled.
     pub(super) fn new(
         subscriber: Subscriber,
@@ -72,7 +72,7 @@ impl Leaving {
         let step = self.step.map_or(0, |(step, _)| step + 1);
         // Either fails when the connection has ended, and the stream with it.
         let counts_agree = *self.losses.borrow() == self.losses_before;
-        let _ = match FAREWELLS.get(step) {
+        let _ = match REMAINING_COUNTS.get(step) {
             Some(further) if counts_agree => self.subscriber.unsubscribe_after(self.taken + further).await,
             _ => self.subscriber.drain().await,
         };

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::reply::OutgoingReply;
-use super::{headers, measurements};
+use super::{headers, metrics};
 use contract::{
     ClientNetwork, Context, CorrelationId, Description, IdempotencyKey, KeyOrigin, Precondition, Problem,
     ProblemType, RequestIds, Timestamp,
@@ -19,7 +19,7 @@ use telemetry::span;
 const MAX_CLOCK_SKEW_MS: i64 = 60_000;
 
 /// What a message brings along, read before anything can fail.
-pub(super) struct Arrival {
+pub(super) struct IncomingRequest {
     pub(super) ids: RequestIds,
     attempt: u32,
     /// Since it was sent, by the sender's clock and ours.
@@ -28,7 +28,7 @@ pub(super) struct Arrival {
     now: Timestamp,
 }
 
-impl Arrival {
+impl IncomingRequest {
     /// Reads it of `message`, and begins the span of what `worker` does for it.
     pub(super) fn read(
         message: &Message,
@@ -48,14 +48,14 @@ impl Arrival {
         let sent = number(headers::DEADLINE).zip(number(headers::BUDGET));
         let waited =
             sent.map(|(deadline, budget)| now.unix_millis().saturating_sub(deadline.saturating_sub(budget)));
-        let arrival = Self {
+        let incoming = Self {
             ids: RequestIds { correlation_id, trace: span::ids(&span) },
             attempt: value(headers::ATTEMPT).and_then(|value| value.parse().ok()).unwrap_or(1),
             waited: waited.map(|waited| Duration::from_millis(waited.try_into().unwrap_or(0))),
             received,
             now,
         };
-        (arrival, span)
+        (incoming, span)
     }
 
     /// Says in the span, the metrics and the one line per message how it was answered.
@@ -66,7 +66,7 @@ impl Arrival {
             span::replayed(span, first);
         }
         let failure = (status >= 500).then(|| problem.unwrap_or("failed"));
-        measurements::processed(subject, took, self.waited, outcome(status), failure);
+        metrics::processed(subject, took, self.waited, outcome(status), failure);
         tracing::info!(
             subject,
             status,

@@ -10,7 +10,7 @@ const COMMON: &str = include_str!("common-passwords.txt");
 const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
 
 /// The form that is hashed: NFKC, so that a password is the same however a keyboard composes it.
-pub(crate) fn composed(password: &Secret) -> Secret {
+pub(crate) fn normalized(password: &Secret) -> Secret {
     Secret::new(password.expose().nfkc().collect())
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn composed(password: &Secret) -> Secret {
 /// # Errors
 /// [`RefusedPassword`], which says why.
 pub(crate) fn accept(password: &Secret, email: &Email, names: &[&str]) -> Result<Secret, RefusedPassword> {
-    let composed = composed(password);
+    let composed = normalized(password);
     let lower = composed.expose().to_lowercase();
     if !LENGTH.contains(&composed.expose().chars().count()) {
         return Err(RefusedPassword::Length);
@@ -85,7 +85,7 @@ mod tests {
         for (typed, composed_form) in
             [("n\u{303}andu\u{301}", "ñandú"), ("ｆｕｌｌ", "full"), ("ﬁn", "fin"), ("plain", "plain")]
         {
-            assert_eq!(composed(&secret(typed)).expose(), composed_form);
+            assert_eq!(normalized(&secret(typed)).expose(), composed_form);
         }
     }
 

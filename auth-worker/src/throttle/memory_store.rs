@@ -12,16 +12,16 @@ use quick_cache::unsync::Cache;
 const CAPACITY: usize = 30_000;
 
 /// Records in memory.
-pub(super) struct LocalRecords(Mutex<Cache<String, Entry>>);
+pub(super) struct MemoryStore(Mutex<Cache<String, Entry>>);
 
-impl Default for LocalRecords {
+impl Default for MemoryStore {
     fn default() -> Self {
         Self(Mutex::new(Cache::new(CAPACITY)))
     }
 }
 
 #[async_trait]
-impl KeyValueStore for LocalRecords {
+impl KeyValueStore for MemoryStore {
     async fn read(&self, key: &str) -> Result<Option<Entry>, KeyValueError> {
         let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(records.get(key).cloned())

@@ -1,4 +1,4 @@
-//! Who keeps the server waiting: with every seat taken, the connection that has done so for longest is closed.
+//! Who keeps the server waiting: with every slot taken, the connection that has done so for longest is closed.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -30,7 +30,7 @@ struct Table {
 
 /// One connection's place. Dropping it gives the place back.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct ConnectionSlot {
     connections: Arc<Connections>,
     closing: CancellationToken,
     evicted: CancellationToken,
@@ -58,8 +58,8 @@ impl Connections {
         Self { limit: limit.max(1), table: Mutex::default() }
     }
 
-    /// Takes a seat, someone else's if need be. `None` when every one is at work.
-    pub(super) fn admit(this: &Arc<Self>, closing: &CancellationToken) -> Option<Seat> {
+    /// Takes a slot, someone else's if need be. `None` when every one is at work.
+    pub(super) fn admit(this: &Arc<Self>, closing: &CancellationToken) -> Option<ConnectionSlot> {
         let evicted = CancellationToken::new();
         let mut table = this.table();
         if table.taken >= this.limit {
@@ -71,7 +71,7 @@ impl Connections {
         let entry = Some(table.wait(evicted.clone()));
         drop(table);
         let connections = Arc::clone(this);
-        Some(Seat {
+        Some(ConnectionSlot {
             connections,
             closing: closing.clone(),
             evicted,
@@ -97,7 +97,7 @@ impl Table {
     }
 }
 
-impl Seat {
+impl ConnectionSlot {
     /// Notes that a request has come over this connection.
     pub(super) fn note_request(&self) {
         self.had_request.store(true, Ordering::Relaxed);
@@ -158,7 +158,7 @@ impl Seat {
         self.closing.cancelled().await;
     }
 
-    /// Resolves when the seat was given to somebody else.
+    /// Resolves when the slot was given to somebody else.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
@@ -187,7 +187,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.work();
         // Otherwise its successor has it already.
@@ -200,15 +200,15 @@ impl Drop for Seat {
 /// A request's body that tells its connection when it has arrived.
 pub(super) struct ReceivedBody {
     body: Incoming,
-    seat: Arc<Seat>,
+    slot: Arc<ConnectionSlot>,
 }
 
 impl ReceivedBody {
-    pub(super) fn new(body: Incoming, seat: Arc<Seat>) -> Self {
+    pub(super) fn new(body: Incoming, slot: Arc<ConnectionSlot>) -> Self {
         if body.is_end_stream() {
-            seat.work();
+            slot.work();
         }
-        Self { body, seat }
+        Self { body, slot }
     }
 }
 
@@ -222,7 +222,7 @@ impl Body for ReceivedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.seat.work();
+            self.slot.work();
         }
         frame
     }
@@ -240,28 +240,28 @@ impl Body for ReceivedBody {
 mod tests {
     use super::*;
 
-    fn admit(connections: &Arc<Connections>) -> Option<Seat> {
+    fn admit(connections: &Arc<Connections>) -> Option<ConnectionSlot> {
         Connections::admit(connections, &CancellationToken::new())
     }
 
     #[test]
     fn who_waits_for_longest_makes_room_and_who_works_does_not() {
         let connections = Arc::new(Connections::new(3));
-        let seats: Vec<Seat> = (0..3).map(|_| admit(&connections).unwrap()).collect();
-        seats[0].work();
-        seats[1].work();
-        assert!(seats[1].wait_for_client());
-        assert!(!seats[1].wait_for_client(), "no further request has arrived");
+        let slots: Vec<ConnectionSlot> = (0..3).map(|_| admit(&connections).unwrap()).collect();
+        slots[0].work();
+        slots[1].work();
+        assert!(slots[1].wait_for_client());
+        assert!(!slots[1].wait_for_client(), "no further request has arrived");
         // The second was at work meanwhile: the third waits for longest.
         let fourth = admit(&connections).unwrap();
-        let evicted = |seat: &Seat| seat.evicted.is_cancelled();
-        assert_eq!(seats.iter().map(evicted).collect::<Vec<_>>(), [false, false, true]);
+        let evicted = |slot: &ConnectionSlot| slot.evicted.is_cancelled();
+        assert_eq!(slots.iter().map(evicted).collect::<Vec<_>>(), [false, false, true]);
         fourth.work();
         let fifth = admit(&connections).unwrap();
-        assert_eq!(seats.iter().map(evicted).collect::<Vec<_>>(), [false, true, true]);
+        assert_eq!(slots.iter().map(evicted).collect::<Vec<_>>(), [false, true, true]);
         fifth.work();
         assert!(admit(&connections).is_none(), "everybody is at work");
-        drop(seats);
+        drop(slots);
         drop(admit(&connections).unwrap());
         drop((fourth, fifth));
         let table = connections.table();

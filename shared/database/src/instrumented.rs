@@ -9,10 +9,10 @@ use sqlx::error::BoxDynError;
 use sqlx::{Database, Describe, Either, Error, Execute, Executor, SqlStr};
 
 use crate::leaves_usable;
-use crate::measurements::Measured;
+use crate::metrics::Measured;
 
 /// A connection, for the statements that are run on it. It is the only way to one.
-pub struct Statements<'c, DB: Database> {
+pub struct InstrumentedConnection<'c, DB: Database> {
     connection: &'c mut DB::Connection,
     /// Set by an error after which the connection must not be used any more.
     unusable: &'c mut bool,
@@ -20,7 +20,7 @@ pub struct Statements<'c, DB: Database> {
     keeps_statements: bool,
 }
 
-impl<'c, DB: Database> Statements<'c, DB> {
+impl<'c, DB: Database> InstrumentedConnection<'c, DB> {
     pub(crate) fn new(
         connection: &'c mut DB::Connection,
         unusable: &'c mut bool,
@@ -30,15 +30,15 @@ impl<'c, DB: Database> Statements<'c, DB> {
     }
 
     /// The same connection, for one statement of several.
-    pub fn reborrow(&mut self) -> Statements<'_, DB> {
+    pub fn reborrow(&mut self) -> InstrumentedConnection<'_, DB> {
         let Self { connection, unusable, keeps_statements } = self;
-        Statements { connection, unusable, keeps_statements: *keeps_statements }
+        InstrumentedConnection { connection, unusable, keeps_statements: *keeps_statements }
     }
 }
 
-impl<DB: Database> fmt::Debug for Statements<'_, DB> {
+impl<DB: Database> fmt::Debug for InstrumentedConnection<'_, DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Statements").finish_non_exhaustive()
+        f.debug_struct("InstrumentedConnection").finish_non_exhaustive()
     }
 }
 
@@ -79,7 +79,7 @@ impl<DB: Database> Execute<'_, DB> for Seen<DB> {
     }
 }
 
-impl<'c, DB> Executor<'c> for Statements<'c, DB>
+impl<'c, DB> Executor<'c> for InstrumentedConnection<'c, DB>
 where
     DB: Database,
     for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
