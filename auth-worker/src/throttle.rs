@@ -1,6 +1,6 @@
 //! How often somebody may guess a password: counted before the guess is tried, for all workers together.
 //!
-//! Three tallies are kept of each attempt: of the account, of the address it comes from, and of both together.
+//! Three counters are kept of each attempt: of the account, of the address it comes from, and of both together.
 //! They stand in JetStream KV under keyed hashes; accounts that do not exist are counted like others. An attempt
 //! is reserved by compare-and-set before the password is hashed, so that guesses sent at once are not cheaper
 //! than guesses sent one by one (GHSA-7h8m-vrxx-vr4m).
@@ -54,7 +54,7 @@ const BACKOFF_US: std::ops::Range<u64> = 100..1500;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Conflicts after which an attempt waits with the others.
 const MAX_CONFLICTS: usize = 20;
-/// After a failure the shared tallies are left alone for so long: their timeout must not slow every login.
+/// After a failure the shared counters are left alone for so long: their timeout must not slow every login.
 const PAUSE_MS: i64 = 1000;
 
 /// Counts attempts.
@@ -200,7 +200,7 @@ impl Throttle {
         ]
     }
 
-    /// Reserves the attempt in all tallies, or in none.
+    /// Reserves the attempt in all counters, or in none.
     async fn reserve(
         &self,
         keys: &[(String, &'static Limit); 3],

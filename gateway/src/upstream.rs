@@ -66,7 +66,7 @@ enum Attempt {
 }
 
 impl Upstream {
-    /// Reaches the workers through `caller`. Of each service, as many reads and as many writes may be under
+    /// Reaches the workers through `client`. Of each service, as many reads and as many writes may be under
     /// way at once. Without `breakers`, whoever fails is asked all the same.
     pub(crate) fn new(client: RequestClient, max_in_flight: usize, breakers: bool) -> Self {
         let service = |name| Service {

@@ -132,7 +132,7 @@ impl AttemptCounter {
         self.failed_at = self.failed_at.max(at);
     }
 
-    /// The tally as time alone has changed it.
+    /// The counter as time alone has changed it.
     fn aged(&self, limit: &Limit, now: i64) -> Self {
         let mut counter = self.clone();
         let abandoned = |began: &i64| now >= began.saturating_add(ABANDONED_MS);

@@ -1,4 +1,4 @@
-//! One after the other: of the attempts under one key, only the first in line looks at its tally.
+//! One after the other: of the attempts under one key, only the first in line looks at its counter.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

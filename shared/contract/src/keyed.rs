@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use bytes::Bytes;
+use failpoint::fault_point;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -11,7 +12,6 @@ use super::auth::{OrganizationId, Role, UserId};
 use super::{
     Answer, Context, EntityTag, Failure, IdempotencyKey, Operation, Principal, RequestIds, Response,
 };
-use failpoint::fault_point;
 
 /// Responses that hold no secret, and so may be kept and given out again. Sealed: what a login or an
 /// invitation returns cannot be kept, because it does not compile.

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use contract::auth::{SessionId, UserId};
+use contract::{Principal, Timestamp};
+use telemetry::metrics::meter;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::claims::{ACCESS_TOKEN_SECONDS, LEEWAY};
-use contract::auth::{SessionId, UserId};
-use contract::{Principal, Timestamp};
-use telemetry::metrics::meter;
 
 /// How long a revocation is of use, in seconds: until the last token that it is about is over by itself.
 pub const REVOCATION_SECONDS: i64 = ACCESS_TOKEN_SECONDS + 2 * LEEWAY;

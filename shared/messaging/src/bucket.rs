@@ -10,16 +10,16 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use contract::Timestamp;
+use failpoint::crash_point;
 use serde::Deserialize;
 use serde_json::json;
+use telemetry::span;
 use tokio::time::Instant;
 
 use super::provision::{IDEMPOTENCY_BUCKET, KEYS_BUCKET, REVOCATIONS_BUCKET, THROTTLE_BUCKET};
 use super::{CallError, RequestClient, headers, metrics};
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
-use contract::Timestamp;
-use failpoint::crash_point;
-use telemetry::span;
 
 /// How long JetStream may take; beyond it, whoever asked goes on without.
 const TIMEOUT: Duration = Duration::from_millis(300);

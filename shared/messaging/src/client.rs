@@ -7,18 +7,18 @@ use std::time::Duration;
 use async_nats::subject::ToSubject;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
+use contract::{
+    ClientNetwork, CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat,
+    Timestamp,
+};
 use serde::Deserialize;
+use telemetry::span;
 use tokio::time::Instant;
 use tracing::Span;
 
 use super::multiplexer::{Multiplexer, NoReply, Pending};
 use super::provision::KEYS_BUCKET;
 use super::{Connection, HEADER_ALLOWANCE, headers, metrics};
-use contract::{
-    ClientNetwork, CorrelationId, Description, IdempotencyKey, KeyOrigin, Problem, ProblemType, Repeat,
-    Timestamp,
-};
-use telemetry::span;
 
 /// Calls operations over the broker.
 #[derive(Debug, Clone)]

@@ -11,11 +11,19 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use contract::auth::Role;
+use contract::{
+    Answer, Context, CorrelationId, EntityTag, Failure, IdempotentRequest, NoReplay, Outcome, Problem,
+    ProblemType, RequestIds, SavedResponse, Timestamp, TraceContext,
+};
+use failpoint::{crash_point, fault_point};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use quick_cache::sync::Cache;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
+use telemetry::metrics::meter;
+use telemetry::span;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -23,14 +31,6 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
-use contract::auth::Role;
-use contract::{
-    Answer, Context, CorrelationId, EntityTag, Failure, IdempotentRequest, NoReplay, Outcome, Problem,
-    ProblemType, RequestIds, SavedResponse, Timestamp, TraceContext,
-};
-use failpoint::{crash_point, fault_point};
-use telemetry::metrics::meter;
-use telemetry::span;
 
 /// How long a duplicate waits for the run that is under way.
 const MAX_WAIT: Duration = Duration::from_secs(2);

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message};
-use tokio::time::Instant;
-use tracing::Span;
-
-use super::reply::OutgoingReply;
-use super::{headers, metrics};
 use contract::{
     ClientNetwork, Context, CorrelationId, Description, IdempotencyKey, KeyOrigin, Precondition, Problem,
     ProblemType, RequestIds, Timestamp,
 };
 use identity::Verifier;
 use telemetry::span;
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::reply::OutgoingReply;
+use super::{headers, metrics};
 
 /// A sender whose clock is ahead by more than this cannot tell us its deadline.
 const MAX_CLOCK_SKEW_MS: i64 = 60_000;

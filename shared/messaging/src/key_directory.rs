@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use identity::PublicKeys;
+
 use super::{Bucket, RequestClient};
 use crate::key_value::{KeyValueError, KeyValueStore};
-use identity::PublicKeys;
 
 const JWKS: &str = "jwks";
 
@@ -20,7 +21,7 @@ pub struct KeyDirectory {
 }
 
 impl KeyDirectory {
-    /// The directory reached by `caller`.
+    /// The directory reached by `client`.
     pub fn new(client: RequestClient) -> Self {
         Self { bucket: Bucket::public_keys(client) }
     }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use telemetry::health::{DEPENDENCY_TIMEOUT, Health};
 use tokio::time::Instant;
 
 use super::{CallError, RequestClient};
-use telemetry::health::{DEPENDENCY_TIMEOUT, Health};
 
 /// Between two messages to oneself.
 const INTERVAL: Duration = Duration::from_secs(1);

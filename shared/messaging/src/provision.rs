@@ -5,12 +5,12 @@ use std::time::Duration;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::{self, kv, stream};
 
-use tokio::time::Instant;
-
-use super::Connection;
 use contract::{auth, events};
 use identity::revocations::REVOCATION_SECONDS;
 use telemetry::health::Health;
+use tokio::time::Instant;
+
+use super::Connection;
 
 /// The bucket with the public keys.
 pub(super) const KEYS_BUCKET: &str = "public-keys";

@@ -2,10 +2,10 @@
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-
-use super::{HEADER_ALLOWANCE, headers};
 use contract::failure::{PROBLEM_JSON, ProblemBody};
 use contract::{Answer, Problem, ProblemType, RequestIds};
+
+use super::{HEADER_ALLOWANCE, headers};
 
 /// A reply that is to be sent, and what is said of it in spans, metrics and lines.
 pub(super) struct OutgoingReply {

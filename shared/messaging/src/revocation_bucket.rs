@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use contract::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use identity::revocations::{Revocation, Revocations, STALE};
+use telemetry::health::Health;
 use tokio::time::Instant;
 
 use super::{Bucket, RequestClient};
 use crate::key_value::{KeyValueError, KeyValueStore};
-use contract::Timestamp;
-use identity::revocations::{Revocation, Revocations, STALE};
-use telemetry::health::Health;
 
 /// Between two looks at what is new. With the time a revocation takes to get here it is under half of the
 /// second after which it must act everywhere.
@@ -39,7 +39,7 @@ struct Position {
 }
 
 impl RevocationBucket {
-    /// The bucket reached by `caller`.
+    /// The bucket reached by `client`.
     pub fn new(client: RequestClient) -> Self {
         Self { bucket: Bucket::revocations(client), losses: AtomicU64::new(0) }
     }

@@ -5,9 +5,17 @@ use std::time::Duration;
 
 use async_nats::{Message, Subject};
 use bytes::Bytes;
+use contract::failure::Outcome;
+use contract::{
+    Answer, Context, Decoded, Description, Endpoint, IdempotentRequest, KeyOrigin, Precondition, Problem,
+    ProblemType, Repeat, Timestamp,
+};
+use failpoint::crash_point;
 use futures_util::stream::{self, SelectAll};
 use futures_util::{Stream, StreamExt};
+use identity::Verifier;
 use opentelemetry::trace::FutureExt;
+use telemetry::health::Health;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,14 +29,6 @@ use super::provision::assert_commands_uncovered;
 use super::reply::OutgoingReply;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError};
 use crate::idempotency::{self, Idempotency};
-use contract::failure::Outcome;
-use contract::{
-    Answer, Context, Decoded, Description, Endpoint, IdempotentRequest, KeyOrigin, Precondition, Problem,
-    ProblemType, Repeat, Timestamp,
-};
-use failpoint::crash_point;
-use identity::Verifier;
-use telemetry::health::Health;
 
 /// Requests one worker works on at once; the next one is told at once that there is no room.
 const MAX_IN_FLIGHT: usize = 512;

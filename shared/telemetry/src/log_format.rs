@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use anstyle::{AnsiColor, Style};
+use contract::Timestamp;
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use serde::Serializer as _;
@@ -23,7 +24,6 @@ use tracing_subscriber::layer::{self, Layer};
 use super::log_throttle::{self, LogThrottle};
 use super::output::Output;
 use super::span::{self, CORRELATION_ID, REQUEST, Scope};
-use contract::Timestamp;
 
 /// What is written when `RUST_LOG` says nothing.
 const USUAL: &str = "info,async_nats=warn,sqlx=warn,hyper=warn,opentelemetry=warn";

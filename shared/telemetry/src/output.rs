@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::Duration;
 
+use contract::Timestamp;
 use tokio::sync::oneshot;
 
 use crate::metrics::meter;
-use contract::Timestamp;
 
 /// Lines that may wait; the next one is dropped. At about 400 bytes each it is under 2 MB.
 const MAX_WAITING: usize = 4096;

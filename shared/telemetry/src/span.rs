@@ -6,6 +6,7 @@
 
 use std::fmt::Display;
 
+use contract::{CorrelationId, RequestIds, TraceContext};
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{FutureExt, Status, TraceContextExt, WithContext};
 use opentelemetry::{Context, KeyValue};
@@ -15,7 +16,6 @@ use tracing::{Dispatch, Span, dispatcher, info_span, record_all};
 use tracing_opentelemetry::{OpenTelemetrySpanExt, get_otel_context};
 
 use super::propagators;
-use contract::{CorrelationId, RequestIds, TraceContext};
 
 /// What a request is found by: in baggage, on every span, in every log line.
 pub(super) const CORRELATION_ID: &str = "correlation_id";
