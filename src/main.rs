@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use contract::{auth, events};
+use contract::{SERVICES, auth, events};
 use eventboard::{chaos, healthcheck, runner, trace};
 use messaging::NatsSettings;
 use settings::{Environment, SettingsCheck};
@@ -82,8 +82,8 @@ impl Service {
     fn name(&self) -> &'static str {
         match self {
             Self::Gateway { .. } => gateway::NAME,
-            Self::AuthWorker { .. } => auth::WORKER,
-            Self::EventsWorker { .. } => events::WORKER,
+            Self::AuthWorker { .. } => auth::SERVICE.worker,
+            Self::EventsWorker { .. } => events::SERVICE.worker,
         }
     }
 }
@@ -165,7 +165,7 @@ async fn provision(nats: &NatsSettings, replicas: usize, env: Environment) -> an
 /// The services whose process this is; `None` for what only asks others, and says what it finds.
 fn services(command: Option<&Command>) -> Option<Vec<&'static str>> {
     match command {
-        None => Some(vec![gateway::NAME, auth::WORKER, events::WORKER]),
+        None => Some(std::iter::once(gateway::NAME).chain(SERVICES.map(|service| service.worker)).collect()),
         Some(Command::Service(service)) => Some(vec![service.name()]),
         Some(Command::Chaos { .. } | Command::Provision { .. }) => Some(Vec::new()),
         Some(Command::Trace { .. } | Command::Healthcheck { .. }) => None,

@@ -222,12 +222,13 @@ async fn run_services(
     let (auth_ready, auth_is_ready) = oneshot::channel();
     let (events_ready, events_is_ready) = oneshot::channel();
     let (gateway_ready, gateway_is_ready) = oneshot::channel();
-    let keep_auth = keep(auth::WORKER, auth_ready, stop_workers.clone(), &failed, |ready, stop| {
+    let keep_auth = keep(auth::SERVICE.worker, auth_ready, stop_workers.clone(), &failed, |ready, stop| {
         auth_worker::run(auth.clone(), move |_| ready(), stop)
     });
-    let keep_events = keep(events::WORKER, events_ready, stop_workers.clone(), &failed, |ready, stop| {
-        events_worker::run(events.clone(), move |_| ready(), stop)
-    });
+    let keep_events =
+        keep(events::SERVICE.worker, events_ready, stop_workers.clone(), &failed, |ready, stop| {
+            events_worker::run(events.clone(), move |_| ready(), stop)
+        });
     let keep_gateway = async {
         let kept = keep(gateway::NAME, gateway_ready, stop_gateway.clone(), &failed, |ready, stop| {
             gateway::run(gateway.clone(), move |_| ready(), stop)

@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use contract::auth::{AuthHandlers, SERVICE, WORKER};
+use contract::auth::{AuthHandlers, SERVICE};
 use database::DatabaseUrl;
 use identity::revocations::Revocations;
 use identity::{PublicKeys, Verifier};
@@ -117,8 +117,15 @@ async fn serve(
     let revocation_bucket = RevocationBucket::new(client.clone());
     let verifier = Arc::new(Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)));
     let health = &status.health;
-    let server =
-        Server::new(connection.clone(), WORKER, Auth::bind(), handler, verifier, None, health.clone());
+    let server = Server::new(
+        connection.clone(),
+        SERVICE.worker,
+        Auth::bind(),
+        handler,
+        verifier,
+        None,
+        health.clone(),
+    );
     let published = Notify::new();
     let background = async {
         tokio::join!(
@@ -128,7 +135,7 @@ async fn serve(
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&client, health),
-            watch_coverage(&connection, SERVICE, health),
+            watch_coverage(&connection, SERVICE.name, health),
         )
     };
     let serve = async {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use contract::auth::WORKER;
+use contract::auth::SERVICE;
 use telemetry::span;
 
 /// EventBoard's identity service: answers auth.* on NATS
@@ -20,7 +20,7 @@ struct Arguments {
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = settings::parse::<Arguments>();
-    let telemetry = service::prepare_process(&[WORKER]);
+    let telemetry = service::prepare_process(&[SERVICE.worker]);
     let served = serve(arguments).await;
     telemetry.finish().await;
     served
@@ -36,6 +36,6 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let shutdown = service::shutdown_on_signal()?;
-    span::as_service(WORKER, auth_worker::run(arguments.config, |_| {}, shutdown)).await?;
+    span::as_service(SERVICE.worker, auth_worker::run(arguments.config, |_| {}, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use contract::events::{EventHandlers, SERVICE, WORKER};
+use contract::events::{EventHandlers, SERVICE};
 use database::DatabaseUrl;
 use identity::revocations::Revocations;
 use identity::{PublicKeys, Verifier};
@@ -72,7 +72,7 @@ async fn serve(
     let health = &status.health;
     let server = Server::new(
         connection.clone(),
-        WORKER,
+        SERVICE.worker,
         Events::bind(),
         handler,
         Arc::clone(&verifier),
@@ -88,7 +88,7 @@ async fn serve(
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&client, health),
-            watch_coverage(&connection, SERVICE, health),
+            watch_coverage(&connection, SERVICE.name, health),
         )
     };
     let serve = async {

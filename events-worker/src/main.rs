@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use contract::events::WORKER;
+use contract::events::SERVICE;
 use telemetry::span;
 
 /// EventBoard's moderation service: answers events.* on NATS
@@ -17,7 +17,7 @@ struct Arguments {
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let arguments = settings::parse::<Arguments>();
-    let telemetry = service::prepare_process(&[WORKER]);
+    let telemetry = service::prepare_process(&[SERVICE.worker]);
     let served = serve(arguments.config).await;
     telemetry.finish().await;
     served
@@ -28,6 +28,6 @@ async fn serve(config: events_worker::Config) -> anyhow::Result<ExitCode> {
         return Ok(service::refuse_to_start(&refused));
     }
     let shutdown = service::shutdown_on_signal()?;
-    span::as_service(WORKER, events_worker::run(config, |_| {}, shutdown)).await?;
+    span::as_service(SERVICE.worker, events_worker::run(config, |_| {}, shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -164,7 +164,7 @@ fn parameters(operation: &Description, in_path: bool, schema: &Value) -> Vec<Val
     }
     if operation.repeat.takes_key() {
         parameters.push(header("Idempotency-Key", "1 to 255 printable ASCII characters, bare or quoted. Who repeats the request with the same key, within 24 hours, is given the same answer, marked by Idempotent-Replayed: true"));
-        if in_path && operation.service() == events::SERVICE {
+        if in_path && operation.service() == events::SERVICE.name {
             parameters.push(header("If-Match", "Fails with 412 unless the event still has this ETag"));
         }
     }

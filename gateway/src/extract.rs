@@ -17,12 +17,10 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::fields::parts;
+use crate::headers::{IDEMPOTENCY_KEY, PREFER};
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-pub(crate) static PREFER: HeaderName = HeaderName::from_static("prefer");
-static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The one value of a header; two are a malformed request, and so is one that is not ASCII.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
@@ -60,7 +58,7 @@ pub(crate) async fn authorization<O: Operation>(
 /// How long the client wants to wait at most: `Prefer: wait=<seconds>` (RFC 7240). A preference that makes no
 /// sense is no error; it is not applied.
 pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
-    let lines = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
+    let lines = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let mut preferences = lines.flat_map(|line| parts(line, ','));
     let seconds = preferences.find_map(|preference| {
         let (name, value) = parts(preference, ';').next()?.split_once('=')?;

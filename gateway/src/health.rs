@@ -1,6 +1,7 @@
 //! What the gateway sees of what it depends on.
 
-use contract::{Timestamp, auth, events};
+use contract::{SERVICES, Service, Timestamp};
+use futures_util::future::join_all;
 use messaging::{RequestClient, watch_jetstream};
 use serde_json::from_str;
 use telemetry::health::{Check, DEPENDENCY_TIMEOUT, Health, Status};
@@ -15,8 +16,7 @@ const TOLD: [&str; 2] = ["database", "subjects"];
 pub(crate) async fn watch_dependencies(client: &RequestClient, upstream: &Upstream, health: &Health) -> ! {
     let (never, ..) = tokio::join!(
         watch_jetstream(client, health),
-        watch_worker(client, health, auth::SERVICE, auth::WORKER),
-        watch_worker(client, health, events::SERVICE, events::WORKER),
+        join_all(SERVICES.map(|service| watch_worker(client, health, service))),
         health.watch("replies", || async {
             let told =
                 |stream| format!("the stream {stream} answers requests in the workers' place; remove it");
@@ -36,7 +36,8 @@ pub(crate) async fn watch_dependencies(client: &RequestClient, upstream: &Upstre
 }
 
 /// Asks the workers of a service whether one is there, and takes over what it says.
-async fn watch_worker(client: &RequestClient, health: &Health, service: &str, worker: &str) -> ! {
+async fn watch_worker(client: &RequestClient, health: &Health, service: Service) -> ! {
+    let Service { name: service, worker, .. } = service;
     let look = || async move {
         let pong = client.ping(service, DEPENDENCY_TIMEOUT).await;
         let unknown = || Check {

@@ -4,6 +4,7 @@ mod api_docs;
 mod config;
 mod extract;
 mod fields;
+mod headers;
 mod health;
 mod metrics;
 mod middleware;
@@ -11,6 +12,7 @@ mod problem;
 mod rate_limit;
 mod resilience;
 mod routes;
+mod state;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -38,7 +40,7 @@ pub use rate_limit::{NotARateLimit, RateLimit};
 
 use problem::ProblemResponse;
 use rate_limit::Limiter;
-use routes::AppState;
+use state::AppState;
 use upstream::Upstream;
 
 /// How long after its start a gateway holds requests that need a token instead of refusing them: it learns the keys
@@ -85,7 +87,7 @@ async fn serve(
     announce: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let cors = middleware::cors(&config.cors_origins);
+    let cors = middleware::cors::cors(&config.cors_origins);
     // Not waited for: without a broker every request is answered with 503, at once.
     let connection = Connection::begin(&config.nats, "gateway").await?;
     let keys = PublicKeys::unknown();

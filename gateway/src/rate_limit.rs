@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use contract::{ClientNetwork, Problem, ProblemType};
@@ -18,16 +18,14 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
+use crate::headers::{RATE_LIMIT, RATE_LIMIT_POLICY};
 use crate::problem::ProblemResponse;
-use crate::routes::AppState;
+use crate::state::AppState;
 
 /// Clients that have been quiet long enough to have their whole quota are forgotten this often.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 /// Who adds the address of whoever it speaks to.
 const FORWARDED_FOR: &str = "x-forwarded-for";
-
-pub(crate) static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-pub(crate) static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// A setting: `off`, or requests per second and at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,9 +141,9 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
 impl RateLimitHeaders {
     /// Adds itself to a response, beside the other quotas.
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
-        for (name, value) in [(&RATE_LIMIT, &self.limit), (&RATE_LIMIT_POLICY, &self.policy)] {
+        for (name, value) in [(RATE_LIMIT, &self.limit), (RATE_LIMIT_POLICY, &self.policy)] {
             if let Ok(value) = HeaderValue::from_str(value) {
-                headers.append(name.clone(), value);
+                headers.append(name, value);
             }
         }
     }

@@ -12,30 +12,20 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
-use contract::auth::UserId;
 use contract::failure::PROBLEM_JSON;
 use contract::{
-    Access, ClientNetwork, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType,
-    Repeat, RequestDecoder, RequestIds, next_cursor,
+    Access, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType, Repeat,
+    RequestDecoder, RequestIds, next_cursor,
 };
-use identity::Verifier;
 use messaging::{Call, Reply};
 use tokio::time::Instant;
 
 use crate::extract;
+use crate::headers::{IDEMPOTENT_REPLAYED, ORIGINAL_CORRELATION_ID, PREFERENCE_APPLIED};
 use crate::middleware::Forwarded;
 use crate::problem::ProblemResponse;
-use crate::rate_limit::{Limiter, RateLimitHeaders};
-use crate::upstream::Upstream;
-
-/// `true` on an answer that was given before.
-pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// The id of the request that was first given this answer.
-pub(crate) const ORIGINAL_CORRELATION_ID: HeaderName =
-    HeaderName::from_static("idempotency-original-correlation-id");
-
-/// Which of a request's preferences shaped the answer (RFC 7240).
-pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+use crate::rate_limit::RateLimitHeaders;
+use crate::state::AppState;
 
 /// What a client is told whose token was refused (RFC 6750 §3).
 const INVALID_TOKEN: HeaderValue =
@@ -44,21 +34,6 @@ const INVALID_TOKEN: HeaderValue =
 /// A worker has refused the token.
 #[derive(Clone, Copy)]
 struct TokenRefused;
-
-/// What every route needs.
-#[derive(Debug)]
-pub(crate) struct AppState {
-    pub(crate) upstream: Upstream,
-    pub(crate) verifier: Verifier,
-    /// Until when requests wait for what verifies tokens, since the gateway has only just started.
-    pub(crate) hold_until: Instant,
-    /// Requests by user.
-    pub(crate) users: Limiter<UserId>,
-    /// Requests by address.
-    pub(crate) addresses: Limiter<ClientNetwork>,
-    /// Proxies that tell the client's address.
-    pub(crate) trusted_hops: usize,
-}
 
 /// The route of one operation.
 pub(crate) fn operation<O: Operation>() -> Router<Arc<AppState>> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::{Description, KeyOrigin, Problem, ProblemType, Repeat, auth, descriptions, events};
+use contract::{Description, KeyOrigin, Problem, ProblemType, Repeat, SERVICES, descriptions};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use messaging::{Call, CallError, RECONNECT_GRACE, Reply, RequestClient};
@@ -30,7 +30,7 @@ const OWN_KEY_DELAY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Upstream {
     client: RequestClient,
-    services: [Service; 2],
+    services: [Service; SERVICES.len()],
     gates: Arc<BTreeMap<&'static str, Gate>>,
     metrics: Metrics,
 }
@@ -84,7 +84,7 @@ impl Upstream {
             let now = Instant::now();
             watched.values().map(|gate| (gate.subject, gate.breaker().state(now))).collect()
         });
-        Self { client, services: [service(auth::SERVICE), service(events::SERVICE)], gates, metrics }
+        Self { client, services: SERVICES.map(|of| service(of.name)), gates, metrics }
     }
 
     /// The subjects whose breakers are not closed, with where they stand.

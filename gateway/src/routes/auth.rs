@@ -8,7 +8,8 @@ use contract::auth::{
     UpdateMember,
 };
 
-use super::{AppState, operation};
+use super::operation;
+use crate::state::AppState;
 
 /// Every route of the auth service.
 pub(crate) fn routes() -> Router<Arc<AppState>> {

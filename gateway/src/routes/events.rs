@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Router;
 use contract::events::{Approve, Create, Delete, Get, History, List, Reject, Submit, Update, Withdraw};
 
-use super::{AppState, operation};
+use super::operation;
+use crate::state::AppState;
 
 /// Every route of the events service.
 pub(crate) fn routes() -> Router<Arc<AppState>> {

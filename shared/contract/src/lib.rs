@@ -431,7 +431,7 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
 
 /// Declares a service: its name and every operation it answers.
 ///
-/// Defines, in the calling module, `SERVICE`, `WORKER`, `descriptions()` and the trait `$handlers`, which a worker
+/// Defines, in the calling module, `SERVICE`, `descriptions()` and the trait `$handlers`, which a worker
 /// implements by handling each operation. A listed operation without a handler is a compile
 /// error that names it. Keyed operations, whose answers are kept, stand in a list of their own.
 #[macro_export]
@@ -440,11 +440,9 @@ macro_rules! service {
         $(#[$doc:meta])* $handlers:ident, $name:literal,
         [$($operation:path),+ $(,)?] $(, keyed [$($keyed:path),+ $(,)?])? $(, once [$($once:path),+ $(,)?])?
     ) => {
-        /// The service's name on the broker, also its queue group.
-        pub const SERVICE: &str = $name;
-
-        /// The name of the process that answers it, in log lines and traces.
-        pub const WORKER: &str = ::std::concat!($name, "-worker");
+        /// The service.
+        pub const SERVICE: $crate::Service =
+            $crate::Service { name: $name, worker: ::std::concat!($name, "-worker"), operations: descriptions };
 
         /// Every operation of the service, in the order of its declaration.
         pub fn descriptions() -> ::std::vec::Vec<$crate::Description> {
@@ -472,9 +470,21 @@ macro_rules! service {
     };
 }
 
+/// A service on the broker, which a worker answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Service {
+    /// Its name on the broker, its queue group, and what each of its subjects begins with.
+    pub name: &'static str,
+    /// The worker's name, in log lines and traces.
+    pub worker: &'static str,
+    /// Its operations.
+    pub operations: fn() -> Vec<Description>,
+}
+
+/// Every service there is: whoever needs all of them walks through this.
+pub const SERVICES: [Service; 2] = [auth::SERVICE, events::SERVICE];
+
 /// Every operation of every service.
 pub fn descriptions() -> Vec<Description> {
-    let mut all = auth::descriptions();
-    all.extend(events::descriptions());
-    all
+    SERVICES.iter().flat_map(|service| (service.operations)()).collect()
 }

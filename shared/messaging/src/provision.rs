@@ -5,7 +5,6 @@ use std::time::Duration;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::{self, kv, stream};
 
-use contract::{auth, events};
 use identity::revocations::REVOCATION_SECONDS;
 use telemetry::health::Health;
 use tokio::time::Instant;
@@ -90,8 +89,8 @@ pub async fn provision(connection: &Connection, replicas: usize) -> Result<(), P
 }
 
 async fn provision_once(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
-    for service in [auth::SERVICE, events::SERVICE] {
-        assert_commands_uncovered(connection, service).await?;
+    for service in contract::SERVICES {
+        assert_commands_uncovered(connection, service.name).await?;
     }
     let jetstream = jetstream(connection);
     let revocation_age = Duration::from_secs(REVOCATION_SECONDS.unsigned_abs());
