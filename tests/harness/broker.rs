@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use eventboard::nats_server::{Broker, find_nats_server};
 
+use super::ports::free_port;
+
 /// The binary, found or fetched once per run.
 pub async fn binary() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
@@ -21,6 +23,7 @@ pub async fn binary() -> PathBuf {
 
 /// Starts a broker in `directory`, on `port` or a free one.
 pub async fn start(directory: &Path, port: Option<u16>) -> Broker {
+    let port = Some(port.unwrap_or_else(free_port));
     Broker::start(&binary().await, directory, port).await.expect("the broker starts")
 }
 
@@ -29,7 +32,7 @@ pub async fn start(directory: &Path, port: Option<u16>) -> Broker {
 pub async fn start_configured(file: &Path, directory: &Path, port: Option<u16>, more: &[&str]) -> Broker {
     std::fs::create_dir_all(directory).expect("a directory for the broker");
     let directory = directory.canonicalize().expect("its real path");
-    let (store, port) = (directory.join("jetstream"), port.map_or("-1".to_owned(), |port| port.to_string()));
+    let (store, port) = (directory.join("jetstream"), port.unwrap_or_else(free_port).to_string());
     let mut arguments: Vec<&OsStr> = vec!["-c".as_ref(), file.as_ref(), "-sd".as_ref(), store.as_ref()];
     arguments.extend(["-a", "127.0.0.1", "-p", &port, "-m", "-1"].map(OsStr::new));
     arguments.extend(more.iter().map(OsStr::new));

@@ -4,6 +4,7 @@ pub mod broker;
 pub mod collector;
 pub mod compose;
 pub mod pgbouncer;
+pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

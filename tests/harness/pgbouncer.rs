@@ -12,7 +12,8 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::postgres::{Postgres, free_port, user};
+use super::ports::free_port;
+use super::postgres::{Postgres, user};
 use super::process::found_by;
 
 /// Connections to the server for each database.

@@ -17,6 +17,7 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::ports::free_port;
 use super::process::found_by;
 
 /// Debian's user `nobody`: Postgres refuses to run as root.
@@ -239,11 +240,6 @@ async fn serve(binaries: &Path, directory: &Path, port: u16) -> Option<ChildProc
 fn append(path: &Path, text: &str) {
     let before = std::fs::read_to_string(path).expect("the file initdb wrote");
     std::fs::write(path, before + text).expect("its settings are written");
-}
-
-/// A port that is free now.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The directory of the server's programs, found or installed once per run.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::postgres::free_port;
+use crate::harness::ports::free_port;
 use crate::harness::process::{Process, program};
 use crate::harness::walkthrough::Visitor;
 use crate::harness::{broker, compose, eventually};

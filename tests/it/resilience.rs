@@ -641,7 +641,7 @@ async fn a_database_that_is_gone_without_a_word_keeps_no_connection() {
 async fn a_process_that_waits_says_so() {
     let compose = Compose::start().await;
     let mut environment = compose.environment("events-worker");
-    let (port, admin) = (compose.broker.port(), crate::harness::postgres::free_port());
+    let (port, admin) = (compose.broker.port(), crate::harness::ports::free_port());
     let proxy = Proxy::before(port).await;
     proxy.set(Weather::Closed);
     environment.insert("EVENTBOARD_NATS_URL".to_owned(), format!("nats://127.0.0.1:{}", proxy.port()));
@@ -657,7 +657,7 @@ async fn a_process_that_waits_says_so() {
 
     let mut environment = compose.environment("gateway");
     environment.insert("EVENTBOARD_NATS_URL".to_owned(), format!("nats://127.0.0.1:{}", proxy.port()));
-    let http = crate::harness::postgres::free_port();
+    let http = crate::harness::ports::free_port();
     environment.insert("EVENTBOARD_HTTP".to_owned(), format!("127.0.0.1:{http}"));
     let gateway = Process::start(&program("gateway").await, &[], environment);
     let ask = async |path: &str| client.get(format!("http://127.0.0.1:{http}{path}")).send().await;

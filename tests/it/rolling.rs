@@ -281,7 +281,7 @@ async fn a_gateway_that_has_only_just_started_refuses_nobody() {
     assert!(stack.works().await);
     for round in 0..8 {
         let mut environment = stack.compose.environment("gateway");
-        let http = format!("127.0.0.1:{}", crate::harness::postgres::free_port());
+        let http = format!("127.0.0.1:{}", crate::harness::ports::free_port());
         environment.insert("EVENTBOARD_HTTP".to_owned(), http.clone());
         let gateway = Process::start(&program("gateway").await, &[], environment);
         // Clients that do not ask whether it is ready: the first connection that is taken carries requests.

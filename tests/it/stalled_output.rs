@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::harness::postgres::free_port;
+use crate::harness::ports::free_port;
 use crate::harness::process::program;
 use crate::harness::{broker, eventually};
 
