@@ -47,7 +47,7 @@ pub enum KeysCommand {
 /// Takes over the keys of the database, and publishes them, again and again. Tells `published` each time they are
 /// there.
 pub(crate) async fn keep_published(
-    store: &dyn AuthStore,
+    store: &AuthStore,
     issuer: &TokenIssuer,
     keys: &PublicKeys,
     directory: &KeyDirectory,
@@ -92,7 +92,7 @@ pub(crate) async fn keep_published(
 /// What cannot be done, and a database that fails.
 pub(crate) async fn run(
     command: KeysCommand,
-    store: &dyn AuthStore,
+    store: &AuthStore,
     issuer: &TokenIssuer,
 ) -> anyhow::Result<String> {
     let now = Timestamp::now();

@@ -21,7 +21,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use contract::auth::{AuthHandlers, SERVICE};
-use database::DatabaseUrl;
 use identity::revocations::Revocations;
 use identity::{PublicKeys, Verifier};
 use messaging::{
@@ -40,7 +39,7 @@ pub use keyring::SigningKeyRecord;
 use hasher::Hasher;
 use operations::Auth;
 use renewal::Renewal;
-use store::{AuthStore, PostgresAuthStore, SqliteAuthStore};
+use store::AuthStore;
 use throttle::Throttle;
 use tokens::TokenIssuer;
 
@@ -76,7 +75,7 @@ pub async fn run_command(config: &Config, command: Command) -> anyhow::Result<St
     let issuer = issuer(config)?;
     let store = open_store(config).await.context("cannot open the auth database")?;
     match command {
-        Command::Keys(command) => key_rotation::run(command, &*store, &issuer).await,
+        Command::Keys(command) => key_rotation::run(command, &store, &issuer).await,
     }
 }
 
@@ -95,9 +94,9 @@ async fn serve(
     let threads = config.password_threads.unwrap_or(cpus).get();
     let hasher = Hasher::start(threads, config.peppers()?).context("cannot start the password threads")?;
     let mut renewal = Renewal::default();
-    renewal.renew(&*store).await.context("cannot renew stored texts")?;
+    renewal.renew(&store).await.context("cannot renew stored texts")?;
     if config.demo {
-        seed::seed(&*store, &hasher).await.context("cannot write the demo data")?;
+        seed::seed(&store, &hasher).await.context("cannot write the demo data")?;
     }
     let keys = PublicKeys::unknown();
 
@@ -129,9 +128,9 @@ async fn serve(
     let published = Notify::new();
     let background = async {
         tokio::join!(
-            key_rotation::keep_published(&*store, &issuer, &keys, &directory, &published),
-            renewal.keep_renewing(&*store),
-            revocation_publisher::publish(&*store, &revocation_bucket, &revoked, health),
+            key_rotation::keep_published(&store, &issuer, &keys, &directory, &published),
+            renewal.keep_renewing(&store),
+            revocation_publisher::publish(&store, &revocation_bucket, &revoked, health),
             revocation_bucket.follow(&revocations, health),
             health.watch_database(|| store.ping()),
             watch_jetstream(&client, health),
@@ -169,15 +168,10 @@ fn issuer(config: &Config) -> anyhow::Result<TokenIssuer> {
     }
 }
 
-/// Opens the configured database, whichever it is; waits for a server that is not up yet.
-async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn AuthStore>> {
-    Ok(match config.database.resolve(&config.data_dir.join("auth.db"))? {
-        DatabaseUrl::Sqlite(path) => Arc::new(SqliteAuthStore::open(&path).await?),
-        DatabaseUrl::Postgres(options) => {
-            let options = options.application_name("eventboard-auth-worker");
-            let settings = &config.database;
-            let (connections, cache) = (settings.database_connections, settings.database_statement_cache);
-            Arc::new(PostgresAuthStore::open(options, connections, cache).await?)
-        }
-    })
+/// Opens the configured database; waits for a server that is not up yet.
+async fn open_store(config: &Config) -> anyhow::Result<Arc<AuthStore>> {
+    let settings = &config.database;
+    let url = settings.resolve(&config.data_dir.join("auth.db"))?.named("eventboard-auth-worker");
+    let (connections, cache) = (settings.database_connections, settings.database_statement_cache);
+    Ok(Arc::new(AuthStore::open(url, connections, cache).await?))
 }

@@ -36,7 +36,7 @@ const IDLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 
 /// Answers `auth.*`.
 pub(crate) struct Auth {
-    store: Arc<dyn AuthStore>,
+    store: Arc<AuthStore>,
     hasher: Hasher,
     throttle: Throttle,
     issuer: Arc<TokenIssuer>,
@@ -55,7 +55,7 @@ impl AuthHandlers for Auth {}
 
 impl Auth {
     pub(crate) fn new(
-        store: Arc<dyn AuthStore>,
+        store: Arc<AuthStore>,
         hasher: Hasher,
         throttle: Throttle,
         issuer: Arc<TokenIssuer>,

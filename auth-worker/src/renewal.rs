@@ -25,13 +25,13 @@ impl Renewal {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) async fn renew(&mut self, store: &dyn AuthStore) -> Result<(), StoreError> {
+    pub(crate) async fn renew(&mut self, store: &AuthStore) -> Result<(), StoreError> {
         self.renew_if(store, |text, form| !text.is_in_form(form)).await
     }
 
     async fn renew_if(
         &mut self,
-        store: &dyn AuthStore,
+        store: &AuthStore,
         wanted: impl Fn(&OldText, &str) -> bool + Send,
     ) -> Result<(), StoreError> {
         for text in store.old_texts().await? {
@@ -68,7 +68,7 @@ impl Renewal {
 
     /// Goes on renewing, what is in its form already included: workers of an earlier version may run beside this one
     /// for a while.
-    pub(crate) async fn keep_renewing(mut self, store: &dyn AuthStore) -> ! {
+    pub(crate) async fn keep_renewing(mut self, store: &AuthStore) -> ! {
         loop {
             if let Err(error) = self.renew_if(store, |_, _| true).await {
                 tracing::warn!(%error, "could not renew stored texts");

@@ -50,7 +50,7 @@ struct Told {
 
 /// Tells what is revoked, whenever `revoked` is notified and now and then.
 pub(crate) async fn publish(
-    store: &dyn AuthStore,
+    store: &AuthStore,
     bucket: &RevocationBucket,
     revoked: &Notify,
     health: &Health,
@@ -82,7 +82,7 @@ pub(crate) async fn publish(
 }
 
 async fn tell(
-    store: &dyn AuthStore,
+    store: &AuthStore,
     bucket: &RevocationBucket,
     told: &mut Told,
     now: Timestamp,

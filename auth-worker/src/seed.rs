@@ -24,7 +24,7 @@ pub(crate) enum SeedError {
 }
 
 /// Writes what is missing of the demo data; what is there, however changed, stays.
-pub(crate) async fn seed(store: &dyn AuthStore, hasher: &Hasher) -> Result<(), SeedError> {
+pub(crate) async fn seed(store: &AuthStore, hasher: &Hasher) -> Result<(), SeedError> {
     let (now, deadline) = (Timestamp::now(), Instant::now() + TIMEOUT);
     let organizations: Vec<Organization> = demo::ORGANIZATIONS
         .iter()

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use contract::events::{EventHandlers, SERVICE};
-use database::DatabaseUrl;
 use identity::revocations::Revocations;
 use identity::{PublicKeys, Verifier};
 use messaging::idempotency::Idempotency;
@@ -26,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 
 use operations::Events;
-use store::{EventStore, PostgresEventStore, SqliteEventStore};
+use store::{EventStore, SqlEventStore};
 
 /// Serves `events.*` until `shutdown`. Calls `ready` with the admin address once requests are served.
 ///
@@ -107,15 +106,10 @@ async fn serve(
     served
 }
 
-/// Opens the configured database, whichever it is; waits for a server that is not up yet.
+/// Opens the configured database; waits for a server that is not up yet.
 async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn EventStore>> {
-    Ok(match config.database.resolve(&config.data_dir.join("events.db"))? {
-        DatabaseUrl::Sqlite(path) => Arc::new(SqliteEventStore::open(&path).await?),
-        DatabaseUrl::Postgres(options) => {
-            let options = options.application_name("eventboard-events-worker");
-            let settings = &config.database;
-            let (connections, cache) = (settings.database_connections, settings.database_statement_cache);
-            Arc::new(PostgresEventStore::open(options, connections, cache).await?)
-        }
-    })
+    let settings = &config.database;
+    let url = settings.resolve(&config.data_dir.join("events.db"))?.named("eventboard-events-worker");
+    let (connections, cache) = (settings.database_connections, settings.database_statement_cache);
+    Ok(Arc::new(SqlEventStore::open(url, connections, cache).await?))
 }

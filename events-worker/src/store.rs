@@ -3,9 +3,8 @@
 pub mod audit;
 mod cursor;
 mod listing;
-mod postgres;
 mod rows;
-mod sqlite;
+mod sql;
 
 use async_trait::async_trait;
 use contract::auth::{OrganizationId, UserId};
@@ -16,8 +15,7 @@ use database::{PingError, StoreError};
 use tokio::time::Instant;
 
 pub use cursor::{Cursor, SortValue};
-pub use postgres::PostgresEventStore;
-pub use sqlite::SqliteEventStore;
+pub use sql::SqlEventStore;
 
 /// The events and their history. Every method takes the organisation: there is no way to ask for
 /// another one's rows. What may take long takes a deadline, after which the server gives up too.

@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use auth_worker::store::{
     AuthStore, ChangeMemberError, CreateAccountError, Finish, MemberChange, Membership, NewAccount,
-    NewInvitation, OpenSessions, PasswordChange, PostgresAuthStore, SeedUser, Session, SessionUser,
-    SqliteAuthStore,
+    NewInvitation, OpenSessions, PasswordChange, SeedUser, Session, SessionUser,
 };
 use contract::auth::{Email, Organization, OrganizationId, Role, SessionId, SessionPosition, User, UserId};
-use database::DatabaseUrl;
 use futures_util::future::join_all;
 use identity::revocations::Revocation;
 use uuid::Uuid;
@@ -33,19 +31,16 @@ on_both_databases!(
 /// Of the accounts that [`account`] makes.
 const HASH: &str = "$argon2id$first";
 
-async fn open(database: Database) -> (Arc<dyn AuthStore>, Tables) {
+async fn open(database: Database) -> (Arc<AuthStore>, Tables) {
     let tables = Tables::fresh(database).await;
-    let store: Arc<dyn AuthStore> = match tables.settings() {
-        DatabaseUrl::Sqlite(path) => Arc::new(SqliteAuthStore::open(&path).await.unwrap()),
-        DatabaseUrl::Postgres(options) => Arc::new(PostgresAuthStore::open(*options, 10, 100).await.unwrap()),
-    };
+    let store = Arc::new(AuthStore::open(tables.settings(), 10, 100).await.unwrap());
     (store, tables)
 }
 
 async fn texts_of_an_earlier_version_are_brought_into_the_form_they_are_compared_in(database: Database) {
     let (store, tables) = open(database).await;
-    let (ada, _) = found(&*store, "josé", "acme").await.unwrap();
-    let (eve, _) = found(&*store, "eve", "other").await.unwrap();
+    let (ada, _) = found(&store, "josé", "acme").await.unwrap();
+    let (eve, _) = found(&store, "eve", "other").await.unwrap();
     assert_eq!(store.old_texts().await.unwrap(), []);
     tables.run("UPDATE organizations SET name_key = NULL").await;
     tables
@@ -116,7 +111,7 @@ fn owner(user: User) -> SessionUser {
     SessionUser { user, token_version: 0 }
 }
 
-async fn found(store: &dyn AuthStore, name: &str, home: &str) -> Result<(User, Session), CreateAccountError> {
+async fn found(store: &AuthStore, name: &str, home: &str) -> Result<(User, Session), CreateAccountError> {
     let account = account(name, Membership::Founder(organization(home)));
     let session = session(account.id);
     Ok((store.create_account(account, session, &Finish::by(soon())).await?, session))
@@ -124,7 +119,7 @@ async fn found(store: &dyn AuthStore, name: &str, home: &str) -> Result<(User, S
 
 async fn accounts_are_found_by_address_and_id(database: Database) {
     let (store, _directory) = open(database).await;
-    let (user, session) = found(&*store, "ada", "acme").await.unwrap();
+    let (user, session) = found(&store, "ada", "acme").await.unwrap();
     assert_eq!((user.role, user.first_name.as_str()), (Role::Admin, "Ada"));
     assert_eq!((user.created_at, user.updated_at), (at("2026-01-01T00:00:00.123Z"), user.created_at));
     let known = store.credentials(&email("ada")).await.unwrap();
@@ -141,11 +136,11 @@ async fn accounts_are_found_by_address_and_id(database: Database) {
 
 async fn addresses_and_organisations_are_taken_once(database: Database) {
     let (store, _directory) = open(database).await;
-    found(&*store, "ada", "acme").await.unwrap();
-    assert!(matches!(found(&*store, "ada", "other").await, Err(CreateAccountError::EmailTaken)));
-    assert!(matches!(found(&*store, "eve", "acme").await, Err(CreateAccountError::OrganizationTaken)));
+    found(&store, "ada", "acme").await.unwrap();
+    assert!(matches!(found(&store, "ada", "other").await, Err(CreateAccountError::EmailTaken)));
+    assert!(matches!(found(&store, "eve", "acme").await, Err(CreateAccountError::OrganizationTaken)));
     // What was refused left nothing behind.
-    found(&*store, "eve", "other").await.unwrap();
+    found(&store, "eve", "other").await.unwrap();
 }
 
 async fn of_racing_signups_one_wins_and_the_others_are_told_why(database: Database) {
@@ -158,7 +153,7 @@ async fn of_racing_signups_one_wins_and_the_others_are_told_why(database: Databa
                     0 => (format!("ada-{round}"), format!("acme-{round}-{racer}")),
                     _ => (format!("eve-{round}-{racer}"), format!("shared-{round}")),
                 };
-                (racer % 2, found(&*store, &name, &home).await)
+                (racer % 2, found(&store, &name, &home).await)
             })
         });
         let outcomes: Vec<_> = join_all(racers).await.into_iter().map(Result::unwrap).collect();
@@ -179,7 +174,7 @@ async fn of_racing_signups_one_wins_and_the_others_are_told_why(database: Databa
 
 async fn invitations_are_used_once_in_time_and_by_their_address(database: Database) {
     let (store, _directory) = open(database).await;
-    let (admin, _) = found(&*store, "ada", "acme").await.unwrap();
+    let (admin, _) = found(&store, "ada", "acme").await.unwrap();
     let invite = async |token: u8, name: &str, expires_at: &str| {
         let invitation = NewInvitation {
             token_hash: [token; 32],
@@ -212,7 +207,7 @@ async fn invitations_are_used_once_in_time_and_by_their_address(database: Databa
 
 async fn sessions_rotate_once_and_end(database: Database) {
     let (store, _directory) = open(database).await;
-    let (user, _) = found(&*store, "ada", "acme").await.unwrap();
+    let (user, _) = found(&store, "ada", "acme").await.unwrap();
     let begin = async |session: Session| {
         store.open_session(user.organization_id, session, HASH, soon()).await.unwrap()
     };
@@ -241,8 +236,8 @@ async fn sessions_rotate_once_and_end(database: Database) {
 
 async fn sessions_are_listed_and_ended_together(database: Database) {
     let (store, _directory) = open(database).await;
-    let (user, first) = found(&*store, "ada", "acme").await.unwrap();
-    let (eve, eves) = found(&*store, "eve", "other").await.unwrap();
+    let (user, first) = found(&store, "ada", "acme").await.unwrap();
+    let (eve, eves) = found(&store, "eve", "other").await.unwrap();
     let day = |day: u32| at(&format!("2026-01-{day:02}T00:00:00Z"));
     let opened = async |rotated_at| {
         let session = Session { rotated_at, ..session(user.id) };
@@ -297,8 +292,8 @@ async fn sessions_are_listed_and_ended_together(database: Database) {
 
 async fn members_are_listed_and_changed(database: Database) {
     let (store, _directory) = open(database).await;
-    let (admin, _) = found(&*store, "ada", "acme").await.unwrap();
-    let (stranger, _) = found(&*store, "eve", "other").await.unwrap();
+    let (admin, _) = found(&store, "ada", "acme").await.unwrap();
+    let (stranger, _) = found(&store, "eve", "other").await.unwrap();
     let mut members = vec![admin.clone()];
     for (token, name) in [(1, "bob"), (2, "cid")] {
         let invitation = NewInvitation {
@@ -366,7 +361,7 @@ async fn members_are_listed_and_changed(database: Database) {
 
 async fn password_hashes_are_replaced_only_where_they_were_read(database: Database) {
     let (store, _directory) = open(database).await;
-    let (user, _) = found(&*store, "ada", "acme").await.unwrap();
+    let (user, _) = found(&store, "ada", "acme").await.unwrap();
     let stored = async || store.credentials(&email("ada")).await.unwrap().unwrap().1;
     store.replace_password_hash(&user, "$argon2id$other", "$argon2id$new", soon()).await.unwrap();
     assert_eq!(stored().await, "$argon2id$first");
@@ -378,7 +373,7 @@ async fn seeding_adds_what_is_missing(database: Database) {
     let (store, _directory) = open(database).await;
     let now = at("2026-01-01T00:00:00Z");
     // Somebody has founded an organisation of the demo's name.
-    found(&*store, "ada", "taken").await.unwrap();
+    found(&store, "ada", "taken").await.unwrap();
     let organizations = [organization("demo"), organization("taken")];
     let user = |name: &str, home: &Organization| SeedUser {
         user: User {

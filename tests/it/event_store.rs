@@ -12,9 +12,7 @@ use contract::{
     TraceContext,
 };
 use database::{DatabaseUrl, OpenError, StoreError};
-use events_worker::store::{
-    Cursor, EventStore, ListQuery, Listing, PageBegin, PostgresEventStore, SqliteEventStore,
-};
+use events_worker::store::{Cursor, EventStore, ListQuery, Listing, PageBegin, SqlEventStore};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
@@ -44,10 +42,7 @@ pub async fn open(database: Database) -> (Arc<dyn EventStore>, Tables) {
 }
 
 async fn open_at(settings: DatabaseUrl) -> Result<Arc<dyn EventStore>, OpenError> {
-    Ok(match settings {
-        DatabaseUrl::Sqlite(path) => Arc::new(SqliteEventStore::open(&path).await?),
-        DatabaseUrl::Postgres(options) => Arc::new(PostgresEventStore::open(*options, 10, 100).await?),
-    })
+    Ok(Arc::new(SqlEventStore::open(settings, 10, 100).await?))
 }
 
 async fn a_new_database_may_be_opened_by_several_at_once(database: Database) {

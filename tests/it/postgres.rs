@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use contract::events::{Event, EventStatus};
 use database::{DatabaseSettings, DatabaseUrl, OpenError, StoreError};
-use events_worker::store::{EventStore, PostgresEventStore};
+use events_worker::store::{EventStore, SqlEventStore};
 use nix::sys::signal::{Signal, kill};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
@@ -16,7 +16,7 @@ use crate::harness::pgbouncer::{CONNECTIONS, PgBouncer};
 use crate::harness::postgres::Postgres;
 use crate::harness::{Database, eventually};
 
-async fn connect(url: SecretString) -> PostgresEventStore {
+async fn connect(url: SecretString) -> SqlEventStore {
     open_at(url, 4, 100).await.unwrap()
 }
 
@@ -24,12 +24,10 @@ async fn open_at(
     url: SecretString,
     connections: u32,
     statement_cache: usize,
-) -> Result<PostgresEventStore, OpenError> {
+) -> Result<SqlEventStore, OpenError> {
     let settings = DatabaseSettings::at(Some(url));
-    let Ok(DatabaseUrl::Postgres(options)) = settings.resolve("unused".as_ref()) else {
-        panic!("no Postgres")
-    };
-    PostgresEventStore::open(*options, connections, statement_cache).await
+    let url = settings.resolve("unused".as_ref()).unwrap();
+    SqlEventStore::open(url, connections, statement_cache).await
 }
 
 fn approved(event: &Event) -> Event {
@@ -153,11 +151,7 @@ async fn a_server_that_turns_us_away_is_a_refusal_at_the_start_and_an_outage_lat
     let url = server.database().await;
     let store = connect(url.clone()).await;
     let gone = SecretString::from(format!("{}_gone", url.expose_secret()));
-    let Ok(DatabaseUrl::Postgres(options)) = DatabaseSettings::at(Some(gone)).resolve("unused".as_ref())
-    else {
-        panic!("no Postgres")
-    };
-    let refused = PostgresEventStore::open(*options, 4, 100).await.map(|_| ());
+    let refused = open_at(gone, 4, 100).await.map(|_| ());
     assert!(matches!(refused, Err(OpenError::Refused(_))), "{refused:?}");
     let name = url.expose_secret().rsplit('/').next().unwrap();
     let drop = format!("DROP DATABASE {name} WITH (FORCE)");
@@ -199,7 +193,7 @@ where
 }
 
 /// Reads, lists and changes events of its own, several at once.
-async fn use_together(stores: &[PostgresEventStore]) -> Result<(), StoreError> {
+async fn use_together(stores: &[SqlEventStore]) -> Result<(), StoreError> {
     let uses = (0..16_u32).map(|number| {
         let store = &stores[usize::try_from(number).unwrap() % stores.len()];
         async move {
@@ -272,6 +266,6 @@ async fn a_server_is_found_by_its_socket() {
     let name = url.expose_secret().rsplit('/').next().unwrap().to_owned();
     let options = PgConnectOptions::new_without_pgpass().host(server.directory()).port(server.port());
     let options = options.username("worker").database(&name);
-    let store = PostgresEventStore::open(options, 2, 100).await.unwrap();
+    let store = SqlEventStore::open(DatabaseUrl::Postgres(Box::new(options)), 2, 100).await.unwrap();
     insert(&store, &event(1)).await;
 }

@@ -1,12 +1,11 @@
 //! The database's own rules: a statement that forgets its organisation changes nobody else's rows.
 
-use auth_worker::store::PostgresAuthStore;
+use auth_worker::store::AuthStore;
 use contract::auth::OrganizationId;
 use contract::events::Event;
 use database::{DatabaseSettings, DatabaseUrl};
-use events_worker::store::PostgresEventStore;
+use events_worker::store::SqlEventStore;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
@@ -15,19 +14,16 @@ use crate::harness::postgres::Postgres;
 
 const OTHER: OrganizationId = OrganizationId(Uuid::from_u128(99));
 
-fn options(url: &SecretString) -> PgConnectOptions {
-    match DatabaseSettings::at(Some(url.clone())).resolve("unused".as_ref()) {
-        Ok(DatabaseUrl::Postgres(options)) => *options,
-        _ => panic!("no Postgres"),
-    }
+fn settings(url: &SecretString) -> DatabaseUrl {
+    DatabaseSettings::at(Some(url.clone())).resolve("unused".as_ref()).unwrap()
 }
 
 /// Both databases with their schemas.
 async fn migrated() -> [SecretString; 2] {
     let server = Postgres::shared().await;
     let (auth, events) = (server.database().await, server.database().await);
-    PostgresAuthStore::open(options(&auth), 2, 100).await.unwrap();
-    PostgresEventStore::open(options(&events), 2, 100).await.unwrap();
+    AuthStore::open(settings(&auth), 2, 100).await.unwrap();
+    SqlEventStore::open(settings(&events), 2, 100).await.unwrap();
     [auth, events]
 }
 
@@ -88,7 +84,7 @@ async fn every_table_of_organisations_has_policies_that_bind_its_owner() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_forgets_its_organisation_changes_no_other() {
     let [_, url] = migrated().await;
-    let store = PostgresEventStore::open(options(&url), 2, 100).await.unwrap();
+    let store = SqlEventStore::open(settings(&url), 2, 100).await.unwrap();
     for event in [event(1), event(2), Event { organization_id: OTHER, ..event(3) }] {
         let store: &dyn events_worker::store::EventStore = &store;
         let mut transaction = store.begin(event.organization_id, soon()).await.unwrap();

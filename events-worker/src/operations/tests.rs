@@ -224,7 +224,9 @@ async fn a_commit_without_an_answer_is_looked_up_under_its_key() {
     for (keyed, takes_effect) in [(true, true), (true, false), (false, true)] {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("events.db");
-        let inner: Arc<dyn EventStore> = Arc::new(crate::store::SqliteEventStore::open(&file).await.unwrap());
+        let inner: Arc<dyn EventStore> = Arc::new(
+            crate::store::SqlEventStore::open(database::DatabaseUrl::Sqlite(file), 1, 0).await.unwrap(),
+        );
         let events = Events::new(Arc::new(Unanswered { inner: Arc::clone(&inner), takes_effect }));
         let principal = principal();
         let key = IdempotencyKey::parse("k").unwrap();

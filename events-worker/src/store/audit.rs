@@ -44,10 +44,7 @@ impl TryFrom<ChangeRow> for Change {
     }
 }
 
-const SQLITE: &str = "SELECT event_id, organization_id, at, actor_id, action, from_status, to_status, reason, \
-     correlation_id FROM event_history WHERE correlation_id = ? ORDER BY row LIMIT 1000";
-
-const POSTGRES: &str = "SELECT event_id, organization_id, at, actor_id, action, from_status, to_status, reason, \
+const CHANGES: &str = "SELECT event_id, organization_id, at, actor_id, action, from_status, to_status, reason, \
      correlation_id FROM event_history WHERE correlation_id = $1 ORDER BY row LIMIT 1000";
 
 /// The first thousand changes that the request with this id has made, oldest first.
@@ -60,14 +57,14 @@ pub async fn changes(database: DatabaseUrl, id: &CorrelationId) -> Result<Vec<Ch
             DatabaseUrl::Sqlite(path) => {
                 let options = SqliteConnectOptions::new().filename(path).read_only(true);
                 let mut connection = options.connect().await?;
-                let rows = sqlx::query_as::<_, ChangeRow>(SQLITE).bind(id.as_str());
+                let rows = sqlx::query_as::<_, ChangeRow>(CHANGES).bind(id.as_str());
                 let rows = rows.fetch_all(&mut connection).await?;
                 connection.close().await?;
                 Ok::<_, sqlx::Error>(rows)
             }
             DatabaseUrl::Postgres(options) => {
                 let mut connection = options.connect().await?;
-                let rows = sqlx::query_as::<_, ChangeRow>(POSTGRES).bind(id.as_str());
+                let rows = sqlx::query_as::<_, ChangeRow>(CHANGES).bind(id.as_str());
                 let rows = rows.fetch_all(&mut connection).await?;
                 connection.close().await?;
                 Ok(rows)

@@ -1,35 +1,18 @@
 //! The statements behind a list: a merge of index walks, written for either database.
 
-use contract::Timestamp;
 use contract::auth::UserId;
 use contract::events::{Event, EventStatus, SortBy, SortOrder};
 use contract::text;
-use uuid::Uuid;
+use database::{Dialect, Query, Value};
 
 use super::{Cursor, ListQuery, Listing, MAX_TOTAL, PageBegin, SortValue};
 
-/// Where the databases differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
-    Sqlite,
-    Postgres,
-}
-
 /// A statement whose placeholders `$1`, `$2`, … stand for `values`.
 #[derive(Debug, Clone)]
-pub(super) struct Statement {
-    pub(super) sql: String,
-    pub(super) values: Vec<Value>,
+struct Statement {
+    sql: String,
+    values: Vec<Value<'static>>,
     dialect: Dialect,
-}
-
-/// A value to bind.
-#[derive(Debug, Clone)]
-pub(super) enum Value {
-    Id(Uuid),
-    Number(i64),
-    Text(String),
-    Time(Timestamp),
 }
 
 /// One index walk: the rows of one organisation with one status, or by one creator.
@@ -78,58 +61,62 @@ fn is_looked_up(term: &str, dialect: Dialect) -> bool {
     dialect == Dialect::Sqlite && term.chars().count() >= 3
 }
 
+/// One page and one row more: the first rows of every walk, merged.
+pub(super) fn page(query: &ListQuery, dialect: Dialect) -> Query<'static> {
+    let (direction, _) = direction(query.sort_order);
+    let order = format!(" ORDER BY {} {direction}, id {direction} LIMIT ", column(query.sort_by));
+    let skip = match query.begin {
+        PageBegin::Skip(skip) => skip,
+        PageBegin::After(_) => 0,
+    };
+    let rows = query.limit.saturating_add(1);
+    let mut statement = Statement::new(query, dialect);
+    statement.push(
+        "SELECT id, organization_id, created_by_id, title, description, location, start_date, end_date, \
+         status, rejection_reason, created_at, updated_at, version FROM (",
+    );
+    statement.push_walks(query, "*", |statement| {
+        if let PageBegin::After(cursor) = &query.begin {
+            statement.push_after(query, cursor);
+        }
+        statement.push(&order).bind(skip.saturating_add(rows));
+    });
+    statement.push(") AS walks").push(&order).bind(rows);
+    statement.push(" OFFSET ").bind(skip);
+    statement.into_query()
+}
+
+/// How many rows match, counted up to [`MAX_TOTAL`].
+pub(super) fn count(query: &ListQuery, dialect: Dialect) -> Query<'static> {
+    let mut statement = Statement::new(query, dialect);
+    let least = match dialect {
+        Dialect::Sqlite => "min",
+        Dialect::Postgres => "least",
+    };
+    statement.push("SELECT ").push(least).push("(count(*), ").bind(MAX_TOTAL);
+    statement.push(") FROM (");
+    statement.push_walks(query, "1", |statement| {
+        statement.push(" LIMIT ").bind(MAX_TOTAL);
+    });
+    statement.push(") AS walks");
+    statement.into_query()
+}
+
 impl Statement {
-    /// One page and one row more: the first rows of every walk, merged.
-    pub(super) fn page(query: &ListQuery, dialect: Dialect) -> Self {
-        let (direction, _) = direction(query.sort_order);
-        let order = format!(" ORDER BY {} {direction}, id {direction} LIMIT ", column(query.sort_by));
-        let skip = match query.begin {
-            PageBegin::Skip(skip) => skip,
-            PageBegin::After(_) => 0,
-        };
-        let rows = query.limit.saturating_add(1);
-        let mut statement = Self::new(query, dialect);
-        statement.push(
-            "SELECT id, organization_id, created_by_id, title, description, location, start_date, end_date, \
-             status, rejection_reason, created_at, updated_at, version FROM (",
-        );
-        statement.push_walks(query, "*", |statement| {
-            if let PageBegin::After(cursor) = &query.begin {
-                statement.push_after(query, cursor);
-            }
-            statement.push(&order).bind(Value::Number(skip.saturating_add(rows)));
-        });
-        statement.push(") AS walks").push(&order).bind(Value::Number(rows));
-        statement.push(" OFFSET ").bind(Value::Number(skip));
-        statement
-    }
-
-    /// How many rows match, counted up to [`MAX_TOTAL`].
-    pub(super) fn count(query: &ListQuery, dialect: Dialect) -> Self {
-        let mut statement = Self::new(query, dialect);
-        let least = match dialect {
-            Dialect::Sqlite => "min",
-            Dialect::Postgres => "least",
-        };
-        statement.push("SELECT ").push(least).push("(count(*), ").bind(Value::Number(MAX_TOTAL));
-        statement.push(") FROM (");
-        statement.push_walks(query, "1", |statement| {
-            statement.push(" LIMIT ").bind(Value::Number(MAX_TOTAL));
-        });
-        statement.push(") AS walks");
-        statement
-    }
-
     fn new(query: &ListQuery, dialect: Dialect) -> Self {
         let mut statement = Self { sql: String::new(), values: Vec::new(), dialect };
         if let Some(term) = folded(query).filter(|term| is_looked_up(term, dialect)) {
             let phrase = format!("\"{}\"", term.replace('"', "\"\""));
             statement
                 .push("WITH matches AS MATERIALIZED (SELECT rowid FROM events_search WHERE events_search MATCH ")
-                .bind(Value::Text(phrase))
+                .bind(phrase)
                 .push(") ");
         }
         statement
+    }
+
+    fn into_query(self) -> Query<'static> {
+        Query::composed(self.sql, self.values)
     }
 
     fn push(&mut self, sql: &str) -> &mut Self {
@@ -137,8 +124,8 @@ impl Statement {
         self
     }
 
-    fn bind(&mut self, value: Value) -> &mut Self {
-        self.values.push(value);
+    fn bind(&mut self, value: impl Into<Value<'static>>) -> &mut Self {
+        self.values.push(value.into());
         let placeholder = format!("${}", self.values.len());
         self.push(&placeholder)
     }
@@ -158,31 +145,31 @@ impl Statement {
     }
 
     fn push_walk(&mut self, query: &ListQuery, walk: Walk) {
-        self.push("organization_id = ").bind(Value::Id(query.organization.0));
+        self.push("organization_id = ").bind(query.organization.0);
         match walk {
             Walk::ByStatus { status, except_by } => {
-                self.push(" AND status = ").bind(Value::Text(status.as_str().to_owned()));
+                self.push(" AND status = ").bind(status.as_str().to_owned());
                 if let Some(creator) = except_by {
-                    self.push(" AND created_by_id <> ").bind(Value::Id(creator.0));
+                    self.push(" AND created_by_id <> ").bind(creator.0);
                 }
             }
             Walk::ByCreator { creator, status } => {
-                self.push(" AND created_by_id = ").bind(Value::Id(creator.0));
+                self.push(" AND created_by_id = ").bind(creator.0);
                 if let Some(status) = status {
                     // The plus keeps this filter from luring SQLite's planner away from the creator's index.
                     self.push(match self.dialect {
                         Dialect::Sqlite => " AND +status = ",
                         Dialect::Postgres => " AND status = ",
                     });
-                    self.bind(Value::Text(status.as_str().to_owned()));
+                    self.bind(status.as_str().to_owned());
                 }
             }
         }
         if let Some(from) = query.start_date_from {
-            self.push(" AND start_date >= ").bind(Value::Time(from));
+            self.push(" AND start_date >= ").bind(from);
         }
         if let Some(to) = query.start_date_to {
-            self.push(" AND start_date <= ").bind(Value::Time(to));
+            self.push(" AND start_date <= ").bind(to);
         }
         if let Some(term) = folded(query) {
             self.push_search(term);
@@ -195,7 +182,7 @@ impl Statement {
                 self.push(" AND row IN (SELECT rowid FROM matches)");
             }
             Dialect::Sqlite => {
-                self.push(" AND instr(search_text, ").bind(Value::Text(term)).push(") > 0");
+                self.push(" AND instr(search_text, ").bind(term).push(") > 0");
             }
             Dialect::Postgres => {
                 let mut pattern = String::from("%");
@@ -206,7 +193,7 @@ impl Statement {
                     pattern.push(character);
                 }
                 pattern.push('%');
-                self.push(" AND search_text LIKE ").bind(Value::Text(pattern));
+                self.push(" AND search_text LIKE ").bind(pattern);
             }
         }
     }
@@ -215,10 +202,10 @@ impl Statement {
         let (_, comparison) = direction(query.sort_order);
         self.push(&format!(" AND ({}, id) {comparison} (", column(query.sort_by)));
         self.bind(match &cursor.value {
-            SortValue::Time(time) => Value::Time(*time),
-            SortValue::Text(text) => Value::Text(text.clone()),
+            SortValue::Time(time) => Value::from(*time),
+            SortValue::Text(text) => text.clone().into(),
         });
-        self.push(", ").bind(Value::Id(cursor.id.0)).push(")");
+        self.push(", ").bind(cursor.id.0).push(")");
     }
 }
 
@@ -226,7 +213,7 @@ fn folded(query: &ListQuery) -> Option<String> {
     query.search.as_deref().map(text::folded)
 }
 
-/// A page out of the rows of [`Statement::page`], of which the last only tells that more follow.
+/// A page out of the rows of [`page`], of which the last only tells that more follow.
 pub(super) fn listing(mut events: Vec<Event>, total: i64, query: &ListQuery) -> Listing {
     let limit = usize::try_from(query.limit).unwrap_or(0);
     let has_next = events.len() > limit;

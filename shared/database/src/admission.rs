@@ -8,9 +8,10 @@ use sqlx::{Database, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::StoreError;
 use crate::connection::{Connection, Suspicion};
+use crate::instrumented::InstrumentedConnection;
 use crate::metrics::{PoolName, Used};
-use crate::{InstrumentedConnection, StoreError};
 
 /// How long a request may wait for its turn. Who would wait for longer is refused while there is time to do
 /// something else: a queue that takes all the time its callers have does work for nobody.
@@ -101,8 +102,8 @@ pub struct PooledConnection<DB: Database> {
 }
 
 impl<DB: Database> PooledConnection<DB> {
-    /// The connection, for a statement.
-    pub fn statements(&mut self) -> InstrumentedConnection<'_, DB> {
-        self.connection.statements()
+    /// The connection, to run a statement on.
+    pub fn executor(&mut self) -> InstrumentedConnection<'_, DB> {
+        self.connection.executor()
     }
 }

@@ -9,7 +9,8 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::time::Instant;
 
 use crate::admission::Admission;
-use crate::{InstrumentedConnection, leaves_usable};
+use crate::instrumented::InstrumentedConnection;
+use crate::leaves_usable;
 
 /// After a connection had to be closed, those that are older than that are looked at before they are used, for
 /// this long. By then each has been used or has been idle, and is looked at anyway.
@@ -57,8 +58,8 @@ impl<DB: Database> Connection<DB> {
         })
     }
 
-    /// The connection, for a statement.
-    pub(crate) fn statements(&mut self) -> InstrumentedConnection<'_, DB> {
+    /// The connection, to run a statement on.
+    pub(crate) fn executor(&mut self) -> InstrumentedConnection<'_, DB> {
         InstrumentedConnection::new(&mut *self.inner, &mut self.unusable, self.keeps_statements)
     }
 

@@ -28,12 +28,6 @@ impl<'c, DB: Database> InstrumentedConnection<'c, DB> {
     ) -> Self {
         Self { connection, unusable, keeps_statements }
     }
-
-    /// The same connection, for one statement of several.
-    pub fn reborrow(&mut self) -> InstrumentedConnection<'_, DB> {
-        let Self { connection, unusable, keeps_statements } = self;
-        InstrumentedConnection { connection, unusable, keeps_statements: *keeps_statements }
-    }
 }
 
 impl<DB: Database> fmt::Debug for InstrumentedConnection<'_, DB> {

@@ -3,9 +3,11 @@
 mod admission;
 mod answered_row;
 mod connection;
+mod database;
 mod instrumented;
 mod metrics;
 mod postgres;
+mod query;
 mod settings;
 mod sqlite;
 mod stored_time;
@@ -19,8 +21,9 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 pub use admission::PooledConnection;
 pub use answered_row::{Answered, AnsweredRow};
-pub use instrumented::InstrumentedConnection;
+pub use database::{Database, Dialect, Executor, Migrations, Reader, Transaction};
 pub use postgres::{Postgres, act_for};
+pub use query::{Query, Record, Sql, Value, query};
 pub use settings::{DatabaseSettings, DatabaseUrl, UnknownDatabase};
 pub use sqlite::Sqlite;
 pub use stored_time::StoredTime;

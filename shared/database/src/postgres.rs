@@ -226,7 +226,7 @@ impl Postgres {
         let unreachable = |error: sqlx::Error| PingError::Unreachable(error.into());
         // Past those who wait for a place: that there are many says nothing about the server.
         let mut connection = Connection::acquire(&self.pool, &self.places).await.map_err(unreachable)?;
-        let read_only = connection.statements().fetch_one(TAKES_NO_WRITES).await;
+        let read_only = connection.executor().fetch_one(TAKES_NO_WRITES).await;
         if read_only.and_then(|row| row.try_get(0)).map_err(unreachable)? {
             connection.close();
             return Err(PingError::NotWritable(None));

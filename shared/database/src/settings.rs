@@ -117,6 +117,15 @@ fn url_has_password(url: &str) -> bool {
 }
 
 impl DatabaseUrl {
+    /// The same, with this name in the server's list of connections.
+    #[must_use]
+    pub fn named(self, application: &str) -> Self {
+        match self {
+            Self::Sqlite(path) => Self::Sqlite(path),
+            Self::Postgres(options) => Self::Postgres(Box::new(options.application_name(application))),
+        }
+    }
+
     /// Whether this names a database.
     ///
     /// # Errors

@@ -143,7 +143,7 @@ impl Sqlite {
         // Counts the schema's objects: a constant would not touch the file.
         let unreachable = |error: sqlx::Error| PingError::Unreachable(error.into());
         let mut reader = Connection::acquire(&self.readers, &self.read_places).await.map_err(unreachable)?;
-        let count = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(reader.statements()).await;
+        let count = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(reader.executor()).await;
         count.map_err(unreachable)?;
         if !self.write_checks().begin(Instant::now())? {
             return Ok(());
@@ -160,7 +160,7 @@ impl Sqlite {
     async fn write_nothing(&self) -> Result<(), StoreError> {
         let mut transaction = self.begin(Instant::now() + WRITE_CHECK_TIMEOUT).await?;
         // A number that SQLite keeps for its users, who have no use for it here.
-        sqlx::query("PRAGMA user_version = 1").execute(transaction.statements()).await?;
+        sqlx::query("PRAGMA user_version = 1").execute(transaction.executor()).await?;
         transaction.commit().await
     }
 }

@@ -7,10 +7,11 @@ use failpoint::stall_point;
 use sqlx::{Database, Pool, SqlStr};
 use tokio::time::Instant;
 
+use crate::StoreError;
 use crate::admission::{Admission, Permit};
 use crate::connection::Connection;
+use crate::instrumented::InstrumentedConnection;
 use crate::metrics::Measured;
-use crate::{InstrumentedConnection, StoreError};
 
 /// How long a transaction may take to begin: a database that another process has locked does not become free by
 /// waiting, and the caller is told while there is time to do something else.
@@ -51,9 +52,9 @@ impl<DB: Database> BoundedTransaction<DB> {
         Ok(Self { connection, deadline, place })
     }
 
-    /// The connection, for a statement.
-    pub fn statements(&mut self) -> InstrumentedConnection<'_, DB> {
-        self.connection.statements()
+    /// The connection, to run a statement on.
+    pub fn executor(&mut self) -> InstrumentedConnection<'_, DB> {
+        self.connection.executor()
     }
 
     /// Commits, unless the deadline has passed: the caller has been told that it took too long, and may do

@@ -1,40 +1,17 @@
-//! The event store on Postgres.
+//! The event store in SQL, for either database.
 
 use async_trait::async_trait;
 use contract::auth::OrganizationId;
 use contract::events::{Event, EventId, EventStatus, HistoryEntry, PlacedEntry};
 use contract::{IdempotentRequest, SavedResponse, Timestamp};
 use database::{
-    BoundedTransaction, InstrumentedConnection, OpenError, PingError, Postgres, StoreError, StoredTime,
+    Database, DatabaseUrl, Executor, Migrations, OpenError, PingError, Sql, StoreError, Transaction, query,
 };
-use sqlx::postgres::{PgArguments, PgConnectOptions};
-use sqlx::{Arguments, AssertSqlSafe};
 use tokio::time::Instant;
 
-use super::listing::{Dialect, Statement, Value, listing};
+use super::listing::{self, listing};
 use super::rows::{EventRow, OutcomeRow, PlacedRow, UnfoldedRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
-
-/// Events in a Postgres database.
-#[derive(Debug, Clone)]
-pub struct PostgresEventStore {
-    database: Postgres,
-}
-
-impl PostgresEventStore {
-    /// Connects, with at most `connections` at once, and brings the schema up to date.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub async fn open(
-        options: PgConnectOptions,
-        connections: u32,
-        statement_cache: usize,
-    ) -> Result<Self, OpenError> {
-        let migrations = sqlx::migrate!("migrations/postgres");
-        Ok(Self { database: Postgres::open(options, connections, statement_cache, migrations).await? })
-    }
-}
 
 const SELECT_EVENT: &str = "SELECT id, organization_id, created_by_id, title, description, location, start_date, \
      end_date, status, rejection_reason, created_at, updated_at, version \
@@ -45,8 +22,8 @@ const INSERT_EVENT: &str = "INSERT INTO events (id, organization_id, created_by_
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $13) ON CONFLICT (id) DO NOTHING";
 
 const UPDATE_EVENT: &str = "UPDATE events SET title = $1, description = $2, location = $3, start_date = $4, \
-     end_date = $5, status = $6, rejection_reason = $7, updated_at = $8, version = $9, search_text = $10, folded_version = $9 \
-     WHERE id = $11 AND organization_id = $12 AND status = $13 AND version = $14";
+     end_date = $5, status = $6, rejection_reason = $7, updated_at = $8, version = $9, search_text = $10, \
+     folded_version = $9 WHERE id = $11 AND organization_id = $12 AND status = $13 AND version = $14";
 
 const DELETE_EVENT: &str =
     "DELETE FROM events WHERE id = $1 AND organization_id = $2 AND status = $3 AND version = $4";
@@ -64,19 +41,54 @@ const INSERT_OUTCOME: &str = "INSERT INTO outcomes (organization_id, user_id, ke
 const SELECT_OUTCOME: &str = "SELECT fingerprint, role, correlation_id, trace_id, span_id, status, etag, location, body \
      FROM outcomes WHERE organization_id = $1 AND user_id = $2 AND key_hash = $3";
 
-const DELETE_OUTCOMES: &str = "DELETE FROM outcomes WHERE (organization_id, user_id, key_hash) IN \
-     (SELECT organization_id, user_id, key_hash FROM outcomes WHERE kept_at < $1 \
-     ORDER BY kept_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+const DELETE_OUTCOMES: Sql = Sql {
+    sqlite: "DELETE FROM outcomes WHERE rowid IN \
+         (SELECT rowid FROM outcomes WHERE kept_at < $1 ORDER BY kept_at LIMIT $2)",
+    postgres: "DELETE FROM outcomes WHERE (organization_id, user_id, key_hash) IN \
+         (SELECT organization_id, user_id, key_hash FROM outcomes WHERE kept_at < $1 \
+         ORDER BY kept_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+};
 
 /// Events whose searchable text an earlier version has written. What is ASCII has always been folded like that.
-const SELECT_UNFOLDED: &str = "SELECT id, organization_id, title, description, version FROM events \
-     WHERE folded_version IS DISTINCT FROM version AND octet_length(search_text) <> char_length(search_text) ORDER BY organization_id, id LIMIT $1";
+const SELECT_UNFOLDED: Sql = Sql {
+    sqlite: "SELECT id, organization_id, title, description, version FROM events \
+         WHERE folded_version IS NOT version AND length(CAST(search_text AS BLOB)) <> length(search_text) \
+         ORDER BY organization_id, id LIMIT $1",
+    postgres: "SELECT id, organization_id, title, description, version FROM events \
+         WHERE folded_version IS DISTINCT FROM version AND octet_length(search_text) <> char_length(search_text) \
+         ORDER BY organization_id, id LIMIT $1",
+};
 
+/// Leaves an event alone that was changed meanwhile: that has folded it.
 const FOLD_EVENT: &str = "UPDATE events SET search_text = $1, folded_version = version \
      WHERE id = $2 AND organization_id = $3 AND version = $4";
 
+/// Events in a database. Cloning shares the connections.
+#[derive(Debug, Clone)]
+pub struct SqlEventStore {
+    database: Database,
+}
+
+struct SqlEventTransaction {
+    transaction: Transaction,
+}
+
+impl SqlEventStore {
+    /// Opens the database and brings its schema up to date. The limits are those of [`Database::open`].
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(url: DatabaseUrl, connections: u32, statement_cache: usize) -> Result<Self, OpenError> {
+        let migrations = Migrations {
+            sqlite: sqlx::migrate!("migrations/sqlite"),
+            postgres: sqlx::migrate!("migrations/postgres"),
+        };
+        Ok(Self { database: Database::open(url, connections, statement_cache, migrations).await? })
+    }
+}
+
 #[async_trait]
-impl EventStore for PostgresEventStore {
+impl EventStore for SqlEventStore {
     async fn ping(&self) -> Result<(), PingError> {
         self.database.ping().await
     }
@@ -87,30 +99,28 @@ impl EventStore for PostgresEventStore {
         deadline: Instant,
     ) -> Result<Box<dyn EventTransaction>, StoreError> {
         let transaction = self.database.begin_for(organization.0, deadline).await?;
-        Ok(Box::new(PostgresEventTransaction { transaction }))
+        Ok(Box::new(SqlEventTransaction { transaction }))
     }
 
     async fn find(&self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
-        let mut reader = self.database.connection().await?;
-        find(reader.statements(), organization, id).await
+        find((&mut self.database.reader().await?).into(), organization, id).await
     }
 
     async fn list(&self, query: &ListQuery, deadline: Instant) -> Result<Listing, StoreError> {
-        let mut reader = self.database.begin_reading(deadline).await?;
-        let (sql, values) = prepared(Statement::page(query, Dialect::Postgres))?;
-        let rows = sqlx::query_as_with::<_, EventRow, _>(sql, values).fetch_all(reader.statements()).await?;
+        let mut reader = self.database.snapshot(deadline).await?;
+        let dialect = self.database.dialect();
+        let rows = listing::page(query, dialect).fetch_all::<EventRow>(&mut reader).await?;
         let events = rows.into_iter().map(Event::try_from).collect::<Result<Vec<_>, _>>()?;
-        let (sql, values) = prepared(Statement::count(query, Dialect::Postgres))?;
-        let total = sqlx::query_scalar_with(sql, values).fetch_one(reader.statements()).await?;
-        Ok(listing(events, total, query))
+        let counted = listing::count(query, dialect).fetch_optional::<(i64,)>(&mut reader).await?;
+        Ok(listing(events, counted.map_or(0, |(total,)| total), query))
     }
 
     async fn find_saved(&self, write: &IdempotentRequest) -> Result<Option<SavedResponse>, StoreError> {
-        let row = sqlx::query_as::<_, OutcomeRow>(SELECT_OUTCOME)
+        let row = query(SELECT_OUTCOME)
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())
-            .fetch_optional(self.database.connection().await?.statements())
+            .fetch_optional::<OutcomeRow>(&mut self.database.reader().await?)
             .await?;
         row.map(SavedResponse::try_from).transpose()
     }
@@ -122,25 +132,27 @@ impl EventStore for PostgresEventStore {
         deadline: Instant,
     ) -> Result<u64, StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
-        let deleted = sqlx::query(DELETE_OUTCOMES)
-            .bind(StoredTime(before))
-            .bind(limit)
-            .execute(transaction.statements())
-            .await?;
+        let deleted = query(DELETE_OUTCOMES).bind(before).bind(limit).execute(&mut transaction).await?;
         transaction.commit().await?;
-        Ok(deleted.rows_affected())
+        Ok(deleted)
     }
 
     async fn fold_texts(&self, limit: i64, deadline: Instant) -> Result<usize, StoreError> {
-        let rows = sqlx::query_as::<_, UnfoldedRow>(SELECT_UNFOLDED)
+        let rows = query(SELECT_UNFOLDED)
             .bind(limit)
-            .fetch_all(self.database.connection().await?.statements())
+            .fetch_all::<UnfoldedRow>(&mut self.database.reader().await?)
             .await?;
+        // A transaction changes rows of one organisation.
         for rows in rows.chunk_by(|one, next| one.organization_id == next.organization_id) {
-            let organization = rows[0].organization_id;
-            let mut transaction = self.database.begin_for(organization, deadline).await?;
+            let mut transaction = self.database.begin_for(rows[0].organization_id, deadline).await?;
             for row in rows {
-                fold(transaction.statements(), row).await?;
+                query(FOLD_EVENT)
+                    .bind(search_text(&row.title, &row.description))
+                    .bind(row.id)
+                    .bind(row.organization_id)
+                    .bind(row.version)
+                    .execute(&mut transaction)
+                    .await?;
             }
             transaction.commit().await?;
         }
@@ -154,78 +166,74 @@ impl EventStore for PostgresEventStore {
         after: Option<i64>,
         limit: i64,
     ) -> Result<Vec<PlacedEntry>, StoreError> {
-        let rows = sqlx::query_as::<_, PlacedRow>(SELECT_HISTORY)
+        let rows = query(SELECT_HISTORY)
             .bind(organization.0)
             .bind(id.0)
             .bind(after.unwrap_or(0))
             .bind(limit)
-            .fetch_all(self.database.connection().await?.statements())
+            .fetch_all::<PlacedRow>(&mut self.database.reader().await?)
             .await?;
         rows.into_iter().map(PlacedEntry::try_from).collect()
     }
 }
 
-struct PostgresEventTransaction {
-    transaction: BoundedTransaction<sqlx::Postgres>,
-}
-
 #[async_trait]
-impl EventTransaction for PostgresEventTransaction {
+impl EventTransaction for SqlEventTransaction {
     async fn find(&mut self, organization: OrganizationId, id: EventId) -> Result<Option<Event>, StoreError> {
-        find(self.transaction.statements(), organization, id).await
+        find((&mut self.transaction).into(), organization, id).await
     }
 
     async fn insert(&mut self, event: &Event) -> Result<bool, StoreError> {
-        let inserted = sqlx::query(INSERT_EVENT)
+        let inserted = query(INSERT_EVENT)
             .bind(event.id.0)
             .bind(event.organization_id.0)
             .bind(event.created_by_id.0)
             .bind(&event.title)
             .bind(&event.description)
             .bind(&event.location)
-            .bind(StoredTime(event.start_date))
-            .bind(StoredTime(event.end_date))
+            .bind(event.start_date)
+            .bind(event.end_date)
             .bind(event.status.as_str())
             .bind(&event.rejection_reason)
-            .bind(StoredTime(event.created_at))
-            .bind(StoredTime(event.updated_at))
+            .bind(event.created_at)
+            .bind(event.updated_at)
             .bind(event.version)
             .bind(search_text(&event.title, &event.description))
-            .execute(self.transaction.statements())
+            .execute(&mut self.transaction)
             .await?;
-        Ok(inserted.rows_affected() == 1)
+        Ok(inserted == 1)
     }
 
     async fn replace(&mut self, next: &Event, status: EventStatus, version: i64) -> Result<bool, StoreError> {
-        let updated = sqlx::query(UPDATE_EVENT)
+        let updated = query(UPDATE_EVENT)
             .bind(&next.title)
             .bind(&next.description)
             .bind(&next.location)
-            .bind(StoredTime(next.start_date))
-            .bind(StoredTime(next.end_date))
+            .bind(next.start_date)
+            .bind(next.end_date)
             .bind(next.status.as_str())
             .bind(&next.rejection_reason)
-            .bind(StoredTime(next.updated_at))
+            .bind(next.updated_at)
             .bind(next.version)
             .bind(search_text(&next.title, &next.description))
             .bind(next.id.0)
             .bind(next.organization_id.0)
             .bind(status.as_str())
             .bind(version)
-            .execute(self.transaction.statements())
+            .execute(&mut self.transaction)
             .await?;
-        Ok(updated.rows_affected() == 1)
+        Ok(updated == 1)
     }
 
     async fn remove(&mut self, event: &Event) -> Result<bool, StoreError> {
-        let deleted = sqlx::query(DELETE_EVENT)
+        let deleted = query(DELETE_EVENT)
             .bind(event.id.0)
             .bind(event.organization_id.0)
             .bind(event.status.as_str())
             .bind(event.version)
-            .execute(self.transaction.statements())
+            .execute(&mut self.transaction)
             .await?;
-        Ok(deleted.rows_affected() == 1)
+        Ok(deleted == 1)
     }
 
     async fn record(
@@ -234,17 +242,17 @@ impl EventTransaction for PostgresEventTransaction {
         id: EventId,
         entry: &HistoryEntry,
     ) -> Result<(), StoreError> {
-        sqlx::query(INSERT_HISTORY)
+        query(INSERT_HISTORY)
             .bind(id.0)
             .bind(organization.0)
-            .bind(StoredTime(entry.at))
+            .bind(entry.at)
             .bind(entry.actor.0)
             .bind(entry.action.as_str())
             .bind(entry.from.map(EventStatus::as_str))
             .bind(entry.to.map(EventStatus::as_str))
             .bind(&entry.reason)
             .bind(&entry.correlation_id)
-            .execute(self.transaction.statements())
+            .execute(&mut self.transaction)
             .await?;
         Ok(())
     }
@@ -255,7 +263,7 @@ impl EventTransaction for PostgresEventTransaction {
         answer: &SavedResponse,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let kept = sqlx::query(INSERT_OUTCOME)
+        let saved = query(INSERT_OUTCOME)
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())
@@ -264,14 +272,14 @@ impl EventTransaction for PostgresEventTransaction {
             .bind(answer.first.correlation_id.as_str())
             .bind(answer.first.trace.trace_id.to_string())
             .bind(answer.first.trace.span_id.to_string())
-            .bind(answer.status.cast_signed())
+            .bind(answer.status)
             .bind(answer.etag.map(|etag| etag.0))
             .bind(&answer.location)
             .bind(answer.body.as_ref())
-            .bind(StoredTime(now))
-            .execute(self.transaction.statements())
+            .bind(now)
+            .execute(&mut self.transaction)
             .await?;
-        Ok(kept.rows_affected() == 1)
+        Ok(saved == 1)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
@@ -279,46 +287,11 @@ impl EventTransaction for PostgresEventTransaction {
     }
 }
 
-/// Leaves an event alone that was changed meanwhile: that has folded it.
-async fn fold(
-    statements: InstrumentedConnection<'_, sqlx::Postgres>,
-    row: &UnfoldedRow,
-) -> Result<(), StoreError> {
-    sqlx::query(FOLD_EVENT)
-        .bind(search_text(&row.title, &row.description))
-        .bind(row.id)
-        .bind(row.organization_id)
-        .bind(row.version)
-        .execute(statements)
-        .await?;
-    Ok(())
-}
-
 async fn find(
-    statements: InstrumentedConnection<'_, sqlx::Postgres>,
+    on: Executor<'_>,
     organization: OrganizationId,
     id: EventId,
 ) -> Result<Option<Event>, StoreError> {
-    let row = sqlx::query_as::<_, EventRow>(SELECT_EVENT)
-        .bind(id.0)
-        .bind(organization.0)
-        .fetch_optional(statements)
-        .await?;
+    let row = query(SELECT_EVENT).bind(id.0).bind(organization.0).fetch_optional::<EventRow>(on).await?;
     row.map(Event::try_from).transpose()
-}
-
-/// A statement's text and its values as this database takes them.
-fn prepared(statement: Statement) -> Result<(AssertSqlSafe<String>, PgArguments), StoreError> {
-    let mut arguments = PgArguments::default();
-    for value in statement.values {
-        match value {
-            Value::Id(id) => arguments.add(id),
-            Value::Number(number) => arguments.add(number),
-            Value::Text(text) => arguments.add(text),
-            Value::Time(time) => arguments.add(StoredTime(time)),
-        }
-        .map_err(|error| StoreError::Defect(sqlx::Error::Encode(error)))?;
-    }
-    // Built from literals and placeholders only; what callers sent is among the values.
-    Ok((AssertSqlSafe(statement.sql), arguments))
 }
