@@ -5,4 +5,5 @@ pub mod child_process;
 pub mod healthcheck;
 pub mod nats_server;
 pub mod runner;
+pub mod services;
 pub mod trace;

@@ -1,15 +1,14 @@
 //! `cargo run --release`: the whole system from one command.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use contract::{SERVICES, auth, events};
+use eventboard::services::{self, Service};
 use eventboard::{chaos, healthcheck, runner, trace};
 use messaging::NatsSettings;
 use settings::{Environment, SettingsCheck};
-use telemetry::span;
 
 /// EventBoard on one machine: a private NATS server, SQLite, the gateway and both workers
 #[derive(Debug, Parser)]
@@ -52,68 +51,9 @@ enum Command {
         /// For example http://127.0.0.1:9100/readyz [default: /readyz on the admin port]
         url: Option<String>,
         /// The admin port that is asked when no URL is given
-        #[arg(long, env = "EVENTBOARD_ADMIN", default_value = "127.0.0.1:9100")]
+        #[arg(long, env = "EVENTBOARD_ADMIN", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, gateway::ADMIN_PORT)))]
         admin: SocketAddr,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Service {
-    /// HTTP in, one NATS message out
-    Gateway {
-        #[command(flatten)]
-        config: gateway::Config,
-    },
-    /// Answers auth.* on NATS
-    AuthWorker {
-        #[command(subcommand)]
-        command: Option<auth_worker::Command>,
-        #[command(flatten)]
-        config: auth_worker::Config,
-    },
-    /// Answers events.* on NATS
-    EventsWorker {
-        #[command(flatten)]
-        config: events_worker::Config,
-    },
-}
-
-impl Service {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Gateway { .. } => gateway::NAME,
-            Self::AuthWorker { .. } => auth::SERVICE.worker,
-            Self::EventsWorker { .. } => events::SERVICE.worker,
-        }
-    }
-}
-
-/// Runs one service until it is asked to stop.
-async fn serve(service: Service) -> anyhow::Result<ExitCode> {
-    let name = service.name();
-    let checked = match &service {
-        Service::Gateway { config } => config.check(),
-        Service::AuthWorker { config, .. } => config.check(),
-        Service::EventsWorker { config } => config.check(),
-    };
-    if let Err(refused) = checked {
-        return Ok(service::refuse_to_start(&refused));
-    }
-    if let Service::AuthWorker { command: Some(command), config } = service {
-        let said = auth_worker::run_command(&config, command).await?;
-        std::io::stdout().write_all(said.as_bytes())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let shutdown = service::shutdown_on_signal()?;
-    let run = async {
-        match service {
-            Service::Gateway { config } => gateway::run(config, |_| {}, shutdown).await,
-            Service::AuthWorker { config, .. } => auth_worker::run(config, |_| {}, shutdown).await,
-            Service::EventsWorker { config } => events_worker::run(config, |_| {}, shutdown).await,
-        }
-    };
-    span::as_service(name, run).await?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a storm and says what was seen; fails when a promise was broken.
@@ -163,9 +103,9 @@ async fn provision(nats: &NatsSettings, replicas: usize, env: Environment) -> an
 }
 
 /// The services whose process this is; `None` for what only asks others, and says what it finds.
-fn services(command: Option<&Command>) -> Option<Vec<&'static str>> {
+fn process_of(command: Option<&Command>) -> Option<Vec<&'static str>> {
     match command {
-        None => Some(std::iter::once(gateway::NAME).chain(SERVICES.map(|service| service.worker)).collect()),
+        None => Some(services::all().map(|(name, _)| name).collect()),
         Some(Command::Service(service)) => Some(vec![service.name()]),
         Some(Command::Chaos { .. } | Command::Provision { .. }) => Some(Vec::new()),
         Some(Command::Trace { .. } | Command::Healthcheck { .. }) => None,
@@ -188,17 +128,19 @@ async fn healthcheck(url: Option<String>, admin: SocketAddr) -> anyhow::Result<E
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { command, config } = settings::parse();
-    let telemetry = services(command.as_ref()).map(|services| service::prepare_process(&services));
-    let ended = match command {
-        None => run(config).await,
-        Some(Command::Service(service)) => serve(*service).await,
-        Some(Command::Chaos { config }) => storm(&config).await,
-        Some(Command::Provision { nats, replicas, env }) => provision(&nats, replicas, env).await,
-        Some(Command::Trace { config }) => tell(&config).await,
-        Some(Command::Healthcheck { url, admin }) => healthcheck(url, admin).await,
+    let names = process_of(command.as_ref());
+    let work = async {
+        match command {
+            None => run(config).await,
+            Some(Command::Service(service)) => service.serve().await,
+            Some(Command::Chaos { config }) => storm(&config).await,
+            Some(Command::Provision { nats, replicas, env }) => provision(&nats, replicas, env).await,
+            Some(Command::Trace { config }) => tell(&config).await,
+            Some(Command::Healthcheck { url, admin }) => healthcheck(url, admin).await,
+        }
     };
-    if let Some(telemetry) = telemetry {
-        telemetry.finish().await;
+    match names {
+        Some(names) => service::run_process(&names, work).await,
+        None => work.await,
     }
-    ended
 }

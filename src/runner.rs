@@ -1,27 +1,28 @@
 //! Runs everything on one machine, and keeps it running until asked to stop.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use contract::{auth, events};
-use database::{DatabaseSettings, DatabaseUrl};
+use database::DatabaseUrl;
+use futures_util::future::join_all;
+use gateway::Gateway;
 use messaging::NatsSettings;
 use messaging::{self, Connection};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use service::ListenError;
-use service::demo;
+use service::{ListenError, Process, demo};
 use settings::{Environment, Refused, SettingsCheck, secret};
 use telemetry::span;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::nats_server::{Broker, find_nats_server, tools};
+use crate::services::{self, Part};
 
 /// How often ports are chosen before a taken one is an error.
 const MAX_PORT_ATTEMPTS: u32 = 5;
@@ -93,22 +94,10 @@ pub struct Ready {
     pub http: String,
     /// URL of the broker.
     pub nats: String,
-    /// Base URL of each service's admin port.
-    pub admin: Admin,
+    /// Base URL of each service's admin port, by the service's name.
+    pub admin: BTreeMap<String, String>,
     /// Process ids of the children.
     pub pids: Pids,
-}
-
-/// Base URLs of the admin ports.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Admin {
-    /// The gateway's.
-    pub gateway: String,
-    /// The auth worker's.
-    pub auth_worker: String,
-    /// The events worker's.
-    pub events_worker: String,
 }
 
 /// Process ids of the children.
@@ -120,12 +109,20 @@ pub struct Pids {
     pub nats_server: Option<i32>,
 }
 
-/// The ports of the private parts, chosen once so that a restarted part is found where it was.
+/// The addresses of the services, chosen once so that a restarted one is found where it was.
 struct Ports {
     http: SocketAddr,
-    gateway: SocketAddr,
-    auth_worker: SocketAddr,
-    events_worker: SocketAddr,
+    admin: BTreeMap<&'static str, SocketAddr>,
+}
+
+impl Ports {
+    fn choose(http: Option<SocketAddr>) -> anyhow::Result<Self> {
+        let http = choose(http, 3000, "the API")?;
+        let admin = services::all()
+            .map(|(name, usual)| Ok((name, choose(None, usual, &format!("the admin port of the {name}"))?)))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self { http, admin })
+    }
 }
 
 /// Runs the whole system until `shutdown`; calls `announce` once everything is ready.
@@ -207,39 +204,26 @@ async fn run_services(
     announce: impl Fn(&Ready),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let ports = Ports {
-        http: choose(config.http, 3000, "the API")?,
-        gateway: choose(None, 9100, "the gateway's admin port")?,
-        auth_worker: choose(None, 9101, "the auth worker's admin port")?,
-        events_worker: choose(None, 9102, "the events worker's admin port")?,
-    };
-    let nats = settings.shown_url();
-    let (auth, events, gateway) = service_configs(config, settings, &ports);
+    let ports = Ports::choose(config.http)?;
+    let gateway = services::gateway(config, settings, ports.http, ports.admin[Gateway::NAME]);
+    let workers = services::workers(config, settings, |name| ports.admin[name]);
     // The gateway ends first, so that everything it accepted still finds its worker.
     let stop_workers = CancellationToken::new();
     let failed = CancellationToken::new();
     let stop_gateway = shutdown.child_token();
-    let (auth_ready, auth_is_ready) = oneshot::channel();
-    let (events_ready, events_is_ready) = oneshot::channel();
-    let (gateway_ready, gateway_is_ready) = oneshot::channel();
-    let keep_auth = keep(auth::SERVICE.worker, auth_ready, stop_workers.clone(), &failed, |ready, stop| {
-        auth_worker::run(auth.clone(), move |_| ready(), stop)
-    });
-    let keep_events =
-        keep(events::SERVICE.worker, events_ready, stop_workers.clone(), &failed, |ready, stop| {
-            events_worker::run(events.clone(), move |_| ready(), stop)
-        });
+    let (is_ready, mut all_ready) = mpsc::channel::<()>(1);
+    let keep_workers: Vec<_> =
+        workers.iter().map(|worker| keep(worker, is_ready.clone(), &stop_workers, &failed)).collect();
     let keep_gateway = async {
-        let kept = keep(gateway::NAME, gateway_ready, stop_gateway.clone(), &failed, |ready, stop| {
-            gateway::run(gateway.clone(), move |_| ready(), stop)
-        })
-        .await;
+        let kept = keep(&gateway, is_ready, &stop_gateway, &failed).await;
         stop_workers.cancel();
         kept
     };
     let written = async {
-        if let (Ok(()), Ok(()), Ok(())) = tokio::join!(auth_is_ready, events_is_ready, gateway_is_ready) {
-            let ready = Ready::new(&ports, nats, pids.clone());
+        // Each drops its end once it is ready for the first time, or has failed before.
+        all_ready.recv().await;
+        if !failed.is_cancelled() && !shutdown.is_cancelled() {
+            let ready = Ready::new(&ports, settings.shown_url(), pids.clone());
             write_ready(&config.data_dir, &ready)?;
             announce(&ready);
         }
@@ -251,85 +235,32 @@ async fn run_services(
             () = stop_workers.cancelled() => {}
         }
     };
-    let (auth, events, gateway, written, ()) =
-        tokio::join!(keep_auth, keep_events, keep_gateway, written, stop_on_failure);
+    let (workers, gateway, written, ()) =
+        tokio::join!(join_all(keep_workers), keep_gateway, written, stop_on_failure);
     // Stale from here on; a system that is not running must not look as if it were.
     let _ = std::fs::remove_file(config.data_dir.join("ready.json"));
-    auth.and(events).and(gateway).and(written)
+    workers.into_iter().chain([gateway, written]).collect()
 }
 
-/// What each service is told: the runner's settings and the chosen ports.
-fn service_configs(
-    config: &Config,
-    settings: &NatsSettings,
-    ports: &Ports,
-) -> (auth_worker::Config, events_worker::Config, gateway::Config) {
-    let auth = auth_worker::Config {
-        admin: ports.auth_worker,
-        nats: settings.clone(),
-        database: DatabaseSettings::at(config.auth_database_url.clone()),
-        data_dir: config.data_dir.clone(),
-        signing_key: None,
-        signing_key_file: None,
-        password_pepper: None,
-        password_pepper_file: None,
-        password_threads: None,
-        demo: config.demo,
-        env: Environment::Development,
-    };
-    let events = events_worker::Config {
-        admin: ports.events_worker,
-        nats: settings.clone(),
-        database: DatabaseSettings::at(config.events_database_url.clone()),
-        data_dir: config.data_dir.clone(),
-        demo: config.demo,
-        env: Environment::Development,
-    };
-    let gateway = gateway::Config {
-        http: ports.http,
-        admin: ports.gateway,
-        nats: settings.clone(),
-        cors_origins: config.cors_origins.clone(),
-        header_timeout: 30,
-        idle_timeout: 75,
-        max_connections: 4096,
-        max_in_flight: 256,
-        breakers: true,
-        rate_limit_user: config.rate_limit_user,
-        rate_limit_ip: config.rate_limit_ip,
-        trusted_hops: 0,
-        // Nobody distributes requests to it.
-        drain_delay: 0,
-        env: Environment::Development,
-    };
-    (auth, events, gateway)
-}
-
-/// Runs a service, and runs it again when it fails after it was once ready.
-async fn keep<F>(
-    name: &'static str,
-    first_ready: oneshot::Sender<()>,
-    stop: CancellationToken,
+/// Runs a service, and runs it again when it fails after it was once ready, at which it drops `first_ready`.
+async fn keep(
+    part: &Part,
+    first_ready: mpsc::Sender<()>,
+    stop: &CancellationToken,
     failed: &CancellationToken,
-    run: impl Fn(Box<dyn FnOnce() + Send>, CancellationToken) -> F,
-) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<()>>,
-{
+) -> anyhow::Result<()> {
+    let name = part.name;
     let mut first_ready = Some(first_ready);
     loop {
         let (ready, mut is_ready) = oneshot::channel();
-        let signal = Box::new(move || {
+        let signal = Box::new(move |_| {
             let _ = ready.send(());
         });
-        let running = run(signal, stop.clone());
-        let mut running = std::pin::pin!(span::as_service(name, running));
+        let mut running = span::as_service(name, part.run(signal, stop.clone()));
         let result = tokio::select! {
             result = &mut running => result,
             Ok(()) = &mut is_ready => {
-                if let Some(first) = first_ready.take() {
-                    let _ = first.send(());
-                }
+                first_ready = None;
                 running.await
             }
         };
@@ -431,11 +362,7 @@ impl Ready {
         Self {
             http: base_url(ports.http),
             nats,
-            admin: Admin {
-                gateway: base_url(ports.gateway),
-                auth_worker: base_url(ports.auth_worker),
-                events_worker: base_url(ports.events_worker),
-            },
+            admin: ports.admin.iter().map(|(name, at)| ((*name).to_owned(), base_url(*at))).collect(),
             pids,
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use contract::{CorrelationId, SERVICES, Timestamp, events};
+use contract::{CorrelationId, Timestamp, events};
 use database::DatabaseSettings;
 use events_worker::store::audit::{self, Change};
 use reqwest::{Client, StatusCode};
@@ -238,7 +238,7 @@ async fn spans(config: &Config) -> (Traces, Option<TraceError>) {
         }
     };
     let mut silence = None;
-    for service in std::iter::once(gateway::NAME).chain(SERVICES.map(|service| service.worker)) {
+    for service in crate::services::all().map(|(name, _)| name) {
         match jaeger.find(service, config).await {
             Ok(spans) => keep(spans),
             Err(error) => silence = Some(error),

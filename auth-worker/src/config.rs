@@ -5,9 +5,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
+use contract::auth::SERVICE;
 use database::DatabaseSettings;
 use messaging::NatsSettings;
 use secrecy::{ExposeSecret, SecretString};
+use service::usual_admin;
 use settings::{Environment, Refused, SAMPLE, SecretFile, SettingsCheck, secret, secret_file};
 
 use crate::peppers::{NotPeppers, Peppers};
@@ -23,7 +25,7 @@ const SAMPLE_KEY: &str = include_str!("../../deploy/sample-secrets/signing-key.p
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address of /livez and /readyz
-    #[arg(long, env = "EVENTBOARD_ADMIN", default_value = "127.0.0.1:9101")]
+    #[arg(long, env = "EVENTBOARD_ADMIN", default_value_t = usual_admin(SERVICE))]
     pub admin: SocketAddr,
     /// How to reach the broker.
     #[command(flatten)]

@@ -1,11 +1,10 @@
 //! The auth worker as a process of its own.
 
-use std::io::Write;
 use std::process::ExitCode;
 
+use auth_worker::AuthWorker;
 use clap::Parser;
-use contract::auth::SERVICE;
-use telemetry::span;
+use service::Process;
 
 /// EventBoard's identity service: answers auth.* on NATS
 #[derive(Debug, Parser)]
@@ -19,23 +18,12 @@ struct Arguments {
 
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = settings::parse::<Arguments>();
-    let telemetry = service::prepare_process(&[SERVICE.worker]);
-    let served = serve(arguments).await;
-    telemetry.finish().await;
-    served
-}
-
-async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    if let Err(refused) = arguments.config.check() {
-        return Ok(service::refuse_to_start(&refused));
-    }
-    if let Some(command) = arguments.command {
-        let said = auth_worker::run_command(&arguments.config, command).await?;
-        std::io::stdout().write_all(said.as_bytes())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let shutdown = service::shutdown_on_signal()?;
-    span::as_service(SERVICE.worker, auth_worker::run(arguments.config, |_| {}, shutdown)).await?;
-    Ok(ExitCode::SUCCESS)
+    let Arguments { command, config } = settings::parse();
+    service::run_process(&[AuthWorker::NAME], async {
+        match command {
+            Some(command) => auth_worker::run_command(&config, command).await,
+            None => service::serve::<AuthWorker>(config).await,
+        }
+    })
+    .await
 }

@@ -35,7 +35,7 @@ const SESSION_SECONDS: i64 = 30 * 24 * 60 * 60;
 const IDLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 
 /// Answers `auth.*`.
-pub(crate) struct Auth {
+pub struct Auth {
     store: Arc<AuthStore>,
     hasher: Hasher,
     throttle: Throttle,

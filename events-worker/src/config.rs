@@ -4,15 +4,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use contract::events::SERVICE;
 use database::DatabaseSettings;
 use messaging::NatsSettings;
+use service::usual_admin;
 use settings::{Environment, Refused, SettingsCheck};
 
 /// Everything the events worker can be told.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address of /livez and /readyz
-    #[arg(long, env = "EVENTBOARD_ADMIN", default_value = "127.0.0.1:9102")]
+    #[arg(long, env = "EVENTBOARD_ADMIN", default_value_t = usual_admin(SERVICE))]
     pub admin: SocketAddr,
     /// How to reach the broker.
     #[command(flatten)]

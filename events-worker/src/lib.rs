@@ -12,98 +12,68 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use contract::events::{EventHandlers, SERVICE};
-use identity::revocations::Revocations;
-use identity::{PublicKeys, Verifier};
+use contract::{Endpoint, Service};
 use messaging::idempotency::Idempotency;
-use messaging::{
-    Bucket, Connection, KeyDirectory, RequestClient, RevocationBucket, Server, watch_broker, watch_coverage,
-    watch_jetstream,
-};
-use service::Status;
-use tokio_util::sync::CancellationToken;
+use messaging::{Bucket, KeyDirectory, NatsSettings};
+use service::{Running, Worker, WorkerContext};
+use settings::Refused;
 
 pub use config::Config;
+pub use operations::Events;
 
-use operations::Events;
 use store::{EventStore, SqlEventStore};
 
-/// Serves `events.*` until `shutdown`. Calls `ready` with the admin address once requests are served.
-///
-/// # Errors
-/// What keeps the worker from starting, and a lost subscription.
-pub async fn run(
-    config: Config,
-    ready: impl FnOnce(SocketAddr) + Send,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let admin = config.admin;
-    service::run_worker(admin, ready, &shutdown, |status, announce| {
-        serve(config, status, announce, shutdown.clone())
-    })
-    .await
+/// Answers `events.*`.
+pub struct EventsWorker {
+    store: Arc<dyn EventStore>,
 }
 
-async fn serve(
-    config: Config,
-    status: Status,
-    announce: impl FnOnce() + Send,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let store = tokio::select! {
-        store = open_store(&config) => store.context("cannot open the events database")?,
-        () = shutdown.cancelled() => return Ok(()),
-    };
-    if config.demo {
-        seed::seed(&*store).await.context("cannot write the demo data")?;
+impl Worker for EventsWorker {
+    const SERVICE: Service = SERVICE;
+    type Config = Config;
+    type Handler = Events;
+
+    fn check(config: &Config) -> Result<(), Refused> {
+        config.check()
     }
-    let connection = tokio::select! {
-        connection = Connection::open(&config.nats, "events") => connection?,
-        () = shutdown.cancelled() => return Ok(()),
-    };
-    let keys = PublicKeys::unknown();
-    status.needs(&connection, &keys);
-    let client = RequestClient::start(connection.clone()).await.context("cannot listen for replies")?;
-    let handler = Arc::new(Events::new(Arc::clone(&store)));
-    let revocations = Revocations::unknown();
-    let revocation_bucket = RevocationBucket::new(client.clone());
-    let verifier = Arc::new(Verifier::new(Arc::clone(&keys), Arc::clone(&revocations)));
-    let idempotency = Some(Arc::new(Idempotency::new(Bucket::idempotency(client.clone()))));
-    let health = &status.health;
-    let server = Server::new(
-        connection.clone(),
-        SERVICE.worker,
-        Events::bind(),
-        handler,
-        Arc::clone(&verifier),
-        idempotency,
-        health.clone(),
-    );
-    let directory = KeyDirectory::new(client.clone());
-    let background = async {
-        tokio::join!(
-            retention::forget_answers(&*store),
-            retention::fold_texts(&*store),
-            directory.follow(&keys),
-            revocation_bucket.follow(&revocations, health),
-            health.watch_database(|| store.ping()),
-            watch_jetstream(&client, health),
-            watch_coverage(&connection, SERVICE.name, health),
-        )
-    };
-    let serve = async {
-        let prepared = async { tokio::join!(verifier.ready(), health.looked_at()) };
-        tokio::select! {
-            _ = prepared => Ok(server.serve(announce, shutdown.clone()).await?),
-            () = shutdown.cancelled() => Ok(()),
+
+    fn admin(config: &Config) -> SocketAddr {
+        config.admin
+    }
+
+    fn nats(config: &Config) -> &NatsSettings {
+        &config.nats
+    }
+
+    fn endpoints() -> Vec<Endpoint<Events>> {
+        Events::bind()
+    }
+
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        let store = open_store(config).await.context("cannot open the events database")?;
+        if config.demo {
+            seed::seed(&*store).await.context("cannot write the demo data")?;
         }
-    };
-    let served = tokio::select! {
-        served = serve => served,
-        dead = watch_broker(&client, health) => Err(dead.into()),
-        _ = background => Ok(()),
-    };
-    connection.close().await;
-    served
+        Ok(Self { store })
+    }
+
+    fn start(self, context: &WorkerContext) -> anyhow::Result<Running<Events>> {
+        let WorkerContext { client, keys, health, .. } = context.clone();
+        let (store, directory) = (Arc::clone(&self.store), KeyDirectory::new(client.clone()));
+        Ok(Running {
+            handler: Events::new(self.store),
+            idempotency: Some(Idempotency::new(Bucket::idempotency(client))),
+            prepared: Box::pin(std::future::ready(())),
+            background: Box::pin(async move {
+                tokio::join!(
+                    retention::forget_answers(&*store),
+                    retention::fold_texts(&*store),
+                    directory.follow(&keys),
+                    health.watch_database(|| store.ping()),
+                );
+            }),
+        })
+    }
 }
 
 /// Opens the configured database; waits for a server that is not up yet.

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use contract::events::SERVICE;
-use telemetry::span;
+use events_worker::EventsWorker;
+use service::Process;
 
 /// EventBoard's moderation service: answers events.* on NATS
 #[derive(Debug, Parser)]
@@ -16,18 +16,6 @@ struct Arguments {
 
 #[tokio::main]
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = settings::parse::<Arguments>();
-    let telemetry = service::prepare_process(&[SERVICE.worker]);
-    let served = serve(arguments.config).await;
-    telemetry.finish().await;
-    served
-}
-
-async fn serve(config: events_worker::Config) -> anyhow::Result<ExitCode> {
-    if let Err(refused) = config.check() {
-        return Ok(service::refuse_to_start(&refused));
-    }
-    let shutdown = service::shutdown_on_signal()?;
-    span::as_service(SERVICE.worker, events_worker::run(config, |_| {}, shutdown)).await?;
-    Ok(ExitCode::SUCCESS)
+    let Arguments { config } = settings::parse();
+    service::run_process(&[EventsWorker::NAME], service::serve::<EventsWorker>(config)).await
 }

@@ -35,7 +35,7 @@ use crate::store::{EventStore, EventTransaction};
 const MAX_ATTEMPTS: usize = 5;
 
 /// Answers `events.*`.
-pub(crate) struct Events {
+pub struct Events {
     store: Arc<dyn EventStore>,
 }
 

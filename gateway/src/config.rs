@@ -1,6 +1,6 @@
 //! The gateway's settings: one argument and one variable each.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use clap::Args;
@@ -9,6 +9,9 @@ use settings::{Environment, Refused, SettingsCheck, listed};
 use url::{Host, Url};
 
 use crate::rate_limit::RateLimit;
+
+/// The usual admin port.
+pub const ADMIN_PORT: u16 = 9100;
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected a number of at least 1".to_owned())
@@ -69,7 +72,7 @@ pub struct Config {
     #[arg(long, env = "EVENTBOARD_HTTP", default_value = "127.0.0.1:3000")]
     pub http: SocketAddr,
     /// Address of /livez, /readyz, /health and /metrics for operators
-    #[arg(long, env = "EVENTBOARD_ADMIN", default_value = "127.0.0.1:9100")]
+    #[arg(long, env = "EVENTBOARD_ADMIN", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)))]
     pub admin: SocketAddr,
     /// How to reach the broker.
     #[command(flatten)]

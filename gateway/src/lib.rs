@@ -15,7 +15,6 @@ mod routes;
 mod state;
 mod upstream;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,12 +28,13 @@ use identity::revocations::Revocations;
 use identity::{PublicKeys, Verifier};
 use messaging::{Connection, KeyDirectory, RequestClient, RevocationBucket, watch_broker};
 use service::http::{self, Limits};
-use service::{AdminServer, Status};
+use service::{Addresses, AdminServer, Process, Ready, Status};
+use settings::Refused;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, CorsOrigins, NotAnOrigin};
+pub use config::{ADMIN_PORT, Config, CorsOrigins, NotAnOrigin};
 pub use middleware::NAME;
 pub use rate_limit::{NotARateLimit, RateLimit};
 
@@ -50,34 +50,29 @@ const START_HOLD: Duration = Duration::from_secs(3);
 /// How long `JWKS` may be cached by others, which bounds how fast a key can be withdrawn.
 const JWKS_CACHE: &str = "public, max-age=60";
 
-/// Where a gateway listens.
-#[derive(Debug, Clone, Copy)]
-pub struct Addresses {
-    /// The API.
-    pub http: SocketAddr,
-    /// The admin port.
-    pub admin: SocketAddr,
-}
+/// Turns HTTP requests into messages.
+pub struct Gateway;
 
-/// Serves HTTP until `shutdown`. Calls `ready` with its addresses once requests are answered.
-///
-/// # Errors
-/// What keeps the gateway from starting, and a lost reply subscription.
-pub async fn run(
-    config: Config,
-    ready: impl FnOnce(Addresses) + Send,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let (listener, http) = service::listen(config.http, "EVENTBOARD_HTTP").await?;
-    let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
-    let addresses = Addresses { http, admin: admin.address() };
-    let status = Status::new(&["broker"], &shutdown);
-    let announce = || {
-        status.begin();
-        tracing::info!(http = %addresses.http, admin = %addresses.admin, "ready");
-        ready(addresses);
-    };
-    admin.serve_while(&status, serve(config, listener, &status, announce, shutdown)).await
+impl Process for Gateway {
+    const NAME: &'static str = NAME;
+    type Config = Config;
+
+    fn check(config: &Config) -> Result<(), Refused> {
+        config.check()
+    }
+
+    async fn run(config: Config, ready: Ready, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let (listener, http) = service::listen(config.http, "EVENTBOARD_HTTP").await?;
+        let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
+        let addresses = Addresses { http: Some(http), admin: admin.address() };
+        let status = Status::new(&["broker"], &shutdown);
+        let announce = || {
+            status.begin();
+            tracing::info!(%http, admin = %addresses.admin, "ready");
+            ready(addresses);
+        };
+        admin.serve_while(&status, serve(config, listener, &status, announce, shutdown)).await
+    }
 }
 
 async fn serve(
@@ -150,8 +145,7 @@ fn router(gateway: Arc<AppState>, status: &Status) -> Router {
     };
     let limit = axum::middleware::from_fn_with_state(Arc::clone(&gateway), rate_limit::limit_address);
     Router::new()
-        .merge(routes::auth::routes())
-        .merge(routes::events::routes())
+        .merge(routes::routes())
         .with_state(gateway)
         .route("/.well-known/jwks.json", get(jwks))
         .merge(api_docs::routes())

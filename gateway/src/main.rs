@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use telemetry::span;
+use gateway::Gateway;
+use service::Process;
 
 /// EventBoard's HTTP gateway
 #[derive(Debug, Parser)]
@@ -15,18 +16,6 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = settings::parse::<Arguments>();
-    let telemetry = service::prepare_process(&[gateway::NAME]);
-    let served = serve(arguments.config).await;
-    telemetry.finish().await;
-    served
-}
-
-async fn serve(config: gateway::Config) -> anyhow::Result<ExitCode> {
-    if let Err(refused) = config.check() {
-        return Ok(service::refuse_to_start(&refused));
-    }
-    let shutdown = service::shutdown_on_signal()?;
-    span::as_service(gateway::NAME, gateway::run(config, |_| {}, shutdown)).await?;
-    Ok(ExitCode::SUCCESS)
+    let Arguments { config } = settings::parse();
+    service::run_process(&[Gateway::NAME], service::serve::<Gateway>(config)).await
 }

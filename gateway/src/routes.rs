@@ -1,8 +1,5 @@
 //! One generic handler for every operation: an HTTP request becomes one message, its reply the response.
 
-pub(crate) mod auth;
-pub(crate) mod events;
-
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,8 +11,8 @@ use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use contract::failure::PROBLEM_JSON;
 use contract::{
-    Access, Description, IdempotencyKey, KeyOrigin, Method, Operation, Problem, ProblemType, Repeat,
-    RequestDecoder, RequestIds, next_cursor,
+    Access, Description, IdempotencyKey, KeyOrigin, Method, Operation, OperationVisitor, Problem,
+    ProblemType, Repeat, RequestDecoder, RequestIds, next_cursor,
 };
 use messaging::{Call, Reply};
 use tokio::time::Instant;
@@ -35,8 +32,23 @@ const INVALID_TOKEN: HeaderValue =
 #[derive(Clone, Copy)]
 struct TokenRefused;
 
+/// The route of every operation.
+pub(crate) fn routes() -> Router<Arc<AppState>> {
+    let mut routes = Routes(Router::new());
+    contract::visit(&mut routes);
+    routes.0
+}
+
+struct Routes(Router<Arc<AppState>>);
+
+impl OperationVisitor for Routes {
+    fn visit<O: Operation>(&mut self) {
+        self.0 = std::mem::take(&mut self.0).merge(operation::<O>());
+    }
+}
+
 /// The route of one operation.
-pub(crate) fn operation<O: Operation>() -> Router<Arc<AppState>> {
+fn operation<O: Operation>() -> Router<Arc<AppState>> {
     let filter = match O::ROUTE.method {
         Method::Get => MethodFilter::GET,
         Method::Post => MethodFilter::POST,

@@ -5,17 +5,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use auth_worker::AuthWorker;
 use auth_worker::store::SessionUser;
 use contract::Timestamp;
 use contract::auth::{Email, OrganizationId, SessionId, User, UserId};
 use database::DatabaseSettings;
 use eventboard::nats_server::Broker;
 use eventboard::runner::provision;
-use gateway::RateLimit;
+use events_worker::EventsWorker;
+use gateway::{Gateway, RateLimit};
 use messaging::NatsSettings;
 use reqwest::{Client, Method, RequestBuilder};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use service::Process;
 use settings::Environment;
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -185,7 +188,7 @@ impl System {
         Self {
             nats: async_nats::connect(&url).await.expect("a connection of the test's own"),
             broker,
-            http: format!("http://{}", addresses.http),
+            http: format!("http://{}", addresses.http.expect("an API")),
             admin: format!("http://{}", addresses.admin),
             client: Client::new(),
             workers: HashMap::from([("auth-worker", auth), ("events-worker", events)]),
@@ -227,7 +230,7 @@ impl System {
     async fn add_gateway(&mut self, trusted_hops: usize) -> String {
         let (gateway, addresses) = start_gateway(&self.broker.url(), trusted_hops).await;
         self.more.push(gateway);
-        format!("http://{}", addresses.http)
+        format!("http://{}", addresses.http.expect("an API"))
     }
 
     /// Starts a worker beside the first one of its kind.
@@ -472,7 +475,7 @@ async fn start_worker(
     let task = match name {
         "auth-worker" => {
             let config = auth_worker::Config { database, demo: true, ..auth_worker_at(nats, data_dir) };
-            tokio::spawn(auth_worker::run(config, signal, stop.clone()))
+            tokio::spawn(AuthWorker::run(config, Box::new(signal), stop.clone()))
         }
         _ => {
             let config = events_worker::Config {
@@ -483,14 +486,14 @@ async fn start_worker(
                 demo: true,
                 env: Environment::Development,
             };
-            tokio::spawn(events_worker::run(config, signal, stop.clone()))
+            tokio::spawn(EventsWorker::run(config, Box::new(signal), stop.clone()))
         }
     };
     is_ready.await.expect("the worker becomes ready");
     Worker { stop, task }
 }
 
-async fn start_gateway(url: &str, trusted_hops: usize) -> (Worker, gateway::Addresses) {
+async fn start_gateway(url: &str, trusted_hops: usize) -> (Worker, service::Addresses) {
     let stop = CancellationToken::new();
     let (ready, is_ready) = oneshot::channel();
     let config = gateway::Config {
@@ -512,6 +515,6 @@ async fn start_gateway(url: &str, trusted_hops: usize) -> (Worker, gateway::Addr
     let signal = move |addresses| {
         let _ = ready.send(addresses);
     };
-    let task = tokio::spawn(gateway::run(config, signal, stop.clone()));
+    let task = tokio::spawn(Gateway::run(config, Box::new(signal), stop.clone()));
     (Worker { stop, task }, is_ready.await.expect("the gateway becomes ready"))
 }

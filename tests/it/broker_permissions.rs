@@ -231,7 +231,11 @@ async fn a_reply_subject_makes_no_worker_publish_where_its_sender_may_not() {
     let signal = move |_| {
         let _ = ready.send(());
     };
-    let worker = tokio::spawn(auth_worker::run(config, signal, stop.clone()));
+    let worker = tokio::spawn(<auth_worker::AuthWorker as service::Process>::run(
+        config,
+        Box::new(signal),
+        stop.clone(),
+    ));
     is_ready.await.expect("a worker that may do no more than it needs becomes ready");
 
     let mut spy = connect(&broker, "events-worker").await;

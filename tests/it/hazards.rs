@@ -236,7 +236,10 @@ async fn a_stream_over_command_subjects_keeps_the_worker_from_starting() {
         demo: false,
         env: settings::Environment::Development,
     };
-    let refused = events_worker::run(config, |_| {}, Default::default()).await.unwrap_err();
+    let refused =
+        <events_worker::EventsWorker as service::Process>::run(config, Box::new(|_| {}), Default::default())
+            .await
+            .unwrap_err();
     assert!(format!("{refused:#}").contains("GREEDY"), "{refused:#}");
     jetstream.delete_stream("GREEDY").await.unwrap();
     system.start_worker("events-worker").await;

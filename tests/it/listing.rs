@@ -103,7 +103,10 @@ async fn a_broker_that_cannot_carry_the_largest_request_is_refused() {
     let nats = messaging::NatsSettings::at(tiny.url());
     eventboard::runner::provision(&nats, 1).await.unwrap();
     let config = auth_worker_at(nats, directory.path().to_owned());
-    let refused = auth_worker::run(config, |_| {}, Default::default()).await.unwrap_err();
+    let refused =
+        <auth_worker::AuthWorker as service::Process>::run(config, Box::new(|_| {}), Default::default())
+            .await
+            .unwrap_err();
     let expected = "max_payload is 65536 bytes and must be at least 73728";
     assert!(format!("{refused:#}").contains(expected), "{refused:#}");
 }

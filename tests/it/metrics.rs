@@ -100,7 +100,7 @@ async fn samples() -> Vec<Sample> {
     assert_eq!(odd.send().await.unwrap().status(), 405);
     let nats = async_nats::connect(&system.ready.nats).await.unwrap();
     nats.request("events.get", r#"{"id":"0190a9c6-7b7e-7cc0-a3f1-5c7a52f1c0de"}"#.into()).await.unwrap();
-    let page = client.get(format!("{}/metrics", system.ready.admin.gateway)).send().await.unwrap();
+    let page = client.get(format!("{}/metrics", system.ready.admin["gateway"])).send().await.unwrap();
     let page = page.text().await.unwrap();
     page.lines().filter(|line| !line.starts_with('#')).map(sample).collect()
 }

@@ -75,11 +75,8 @@ async fn two_systems_run_side_by_side_and_two_never_share_a_directory() {
     let client = Client::new();
     for process in [&one, &two] {
         Visitor::new(&process.ready.http).login("admin@acme.com").await;
-        for admin in [
-            &process.ready.admin.gateway,
-            &process.ready.admin.auth_worker,
-            &process.ready.admin.events_worker,
-        ] {
+        for name in ["gateway", "auth-worker", "events-worker"] {
+            let admin = &process.ready.admin[name];
             assert_eq!(client.get(format!("{admin}/readyz")).send().await.unwrap().status(), 200);
         }
     }

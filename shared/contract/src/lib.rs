@@ -437,12 +437,16 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
 #[macro_export]
 macro_rules! service {
     (
-        $(#[$doc:meta])* $handlers:ident, $name:literal,
+        $(#[$doc:meta])* $handlers:ident, $name:literal, admin port $admin_port:literal,
         [$($operation:path),+ $(,)?] $(, keyed [$($keyed:path),+ $(,)?])? $(, once [$($once:path),+ $(,)?])?
     ) => {
         /// The service.
-        pub const SERVICE: $crate::Service =
-            $crate::Service { name: $name, worker: ::std::concat!($name, "-worker"), operations: descriptions };
+        pub const SERVICE: $crate::Service = $crate::Service {
+            name: $name,
+            worker: ::std::concat!($name, "-worker"),
+            admin_port: $admin_port,
+            operations: descriptions,
+        };
 
         /// Every operation of the service, in the order of its declaration.
         pub fn descriptions() -> ::std::vec::Vec<$crate::Description> {
@@ -451,6 +455,13 @@ macro_rules! service {
                 $($($crate::Description::of::<$keyed>()),+)?
                 $($($crate::Description::of::<$once>()),+)?
             ]
+        }
+
+        /// Visits every operation of the service, in the order of its declaration.
+        pub fn visit(visitor: &mut impl $crate::OperationVisitor) {
+            $(visitor.visit::<$operation>();)+
+            $($(visitor.visit::<$keyed>();)+)?
+            $($(visitor.visit::<$once>();)+)?
         }
 
         $(#[$doc])*
@@ -477,12 +488,31 @@ pub struct Service {
     pub name: &'static str,
     /// The worker's name, in log lines and traces.
     pub worker: &'static str,
+    /// The worker's usual admin port.
+    pub admin_port: u16,
     /// Its operations.
     pub operations: fn() -> Vec<Description>,
 }
 
-/// Every service there is: whoever needs all of them walks through this.
-pub const SERVICES: [Service; 2] = [auth::SERVICE, events::SERVICE];
+/// Something that is made for every operation, such as a route.
+pub trait OperationVisitor {
+    /// Makes it for `O`.
+    fn visit<O: Operation>(&mut self);
+}
+
+macro_rules! services {
+    ($($service:ident),+ $(,)?) => {
+        /// Every service there is. What is needed of all of them walks through this table.
+        pub const SERVICES: [Service; [$(stringify!($service)),+].len()] = [$($service::SERVICE),+];
+
+        /// Visits every operation of every service.
+        pub fn visit(visitor: &mut impl OperationVisitor) {
+            $($service::visit(visitor);)+
+        }
+    };
+}
+
+services![auth, events];
 
 /// Every operation of every service.
 pub fn descriptions() -> Vec<Description> {

@@ -1,6 +1,6 @@
 //! What operators see of a process: whether it serves, its health, and its metrics.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use contract::Service;
 use identity::PublicKeys;
 use messaging::Connection;
 use serde_json::json;
@@ -135,6 +136,11 @@ pub struct ListenError {
     address: SocketAddr,
     variable: &'static str,
     source: std::io::Error,
+}
+
+/// Where a worker's admin port is, unless it is told otherwise.
+pub fn usual_admin(service: Service) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, service.admin_port))
 }
 
 /// Listens on `address`, which `variable` sets.

@@ -44,7 +44,7 @@ pub use update_member::{UpdateMember, UpdateMemberError, UpdateMemberRequest};
 
 crate::service! {
     /// Everything the auth worker must answer.
-    AuthHandlers, "auth",
+    AuthHandlers, "auth", admin port 9101,
     [Login, Refresh, Logout, Me, Sessions, Members],
     once [Signup, ChangePassword, LogoutAll, EndSession, Invite, UpdateMember]
 }

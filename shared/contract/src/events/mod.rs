@@ -34,7 +34,7 @@ pub use withdraw::Withdraw;
 
 crate::service! {
     /// Everything the events worker must answer.
-    EventHandlers, "events",
+    EventHandlers, "events", admin port 9102,
     [List, Get, History],
     keyed [Create, Update, Delete, Submit, Withdraw, Approve, Reject]
 }
