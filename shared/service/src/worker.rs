@@ -28,6 +28,8 @@ pub type Background = BoxFuture<'static, ()>;
 pub trait Worker: Send + Sized + 'static {
     /// The service.
     const SERVICE: Service;
+    /// The dependencies without which it can do nothing.
+    const VITAL: &'static [&'static str] = &["broker", "database"];
     /// Its settings.
     type Config: Clone + Send + Sync + 'static;
     /// What carries its operations out.
@@ -98,7 +100,7 @@ impl<W: Worker> Process for W {
     /// it says that it is not ready, and why.
     async fn run(config: Self::Config, ready: Ready, shutdown: CancellationToken) -> anyhow::Result<()> {
         let admin = AdminServer::bind(W::admin(&config), "EVENTBOARD_ADMIN").await?;
-        let (address, status) = (admin.address(), Status::new(&["broker", "database"], &shutdown));
+        let (address, status) = (admin.address(), Status::new(W::VITAL, &shutdown));
         let begun = status.clone();
         let announce = move || {
             begun.begin();
