@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use messaging::NatsSettings;
 use nix::sys::signal::Signal;
+use parking_lot::Mutex;
 use rand::RngExt;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
@@ -361,7 +362,7 @@ impl ChaosRun {
         for part in &mut self.parts {
             part.recover().await?;
         }
-        let answers: Vec<Answered> = answers.iter().flat_map(|answers| locked(answers).clone()).collect();
+        let answers: Vec<Answered> = answers.iter().flat_map(|answers| answers.lock().clone()).collect();
         let found = everything(&client, &self.gateways[0]).await?;
         let report = Report {
             kills,
@@ -388,7 +389,7 @@ impl ChaosRun {
     ) -> anyhow::Result<(usize, usize)> {
         let (begun, length) = (Instant::now(), Duration::from_secs(config.seconds));
         let acknowledged =
-            || answers.iter().map(|answers| acknowledged(&locked(answers)).len()).sum::<usize>();
+            || answers.iter().map(|answers| acknowledged(&answers.lock()).len()).sum::<usize>();
         let AtLeast { kills: least_kills, crashes: least_crashes, acknowledged: least } = config.at_least;
         let (mut kills, mut crashes) = (0, 0);
         let (mut last_success, mut in_vain) = (0, 0);
@@ -506,7 +507,7 @@ impl ChaosClient {
             let (first, second) = tokio::join!(one, async { if twice { other.await } else { None } });
             // Both, before either decides what comes next: the checker compares them.
             let answered: Vec<Answered> = [first, second].into_iter().flatten().collect();
-            locked(&self.answers).extend(answered.iter().cloned());
+            self.answers.lock().extend(answered.iter().cloned());
             if answered.iter().any(is_final_refusal) {
                 return Ok(None);
             }
@@ -515,7 +516,7 @@ impl ChaosClient {
                 if rand::rng().random_bool(0.2)
                     && let Some(again) = self.send(title, write, &key, path, body).await
                 {
-                    locked(&self.answers).push(again);
+                    self.answers.lock().push(again);
                 }
                 return Ok(Some(done.clone()));
             }
@@ -603,11 +604,6 @@ async fn everything(client: &Client, gateway: &str) -> anyhow::Result<Vec<Found>
             None => return Ok(found),
         }
     }
-}
-
-/// Nobody panics while holding it; should anybody, the list is still whole.
-fn locked(answers: &Mutex<Vec<Answered>>) -> std::sync::MutexGuard<'_, Vec<Answered>> {
-    answers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use identity::{ACCESS_TOKEN_SECONDS, LEEWAY};
 use jsonwebtoken::EncodingKey;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use strum::IntoStaticStr;
 
 use crate::tokens::SigningKeyError;
 
@@ -85,7 +86,8 @@ impl fmt::Debug for SigningKeyRecord {
 }
 
 /// What a key is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum KeyState {
     /// Published, so that everybody knows it once it signs.
     Standby,
@@ -102,13 +104,7 @@ pub(crate) enum KeyState {
 impl KeyState {
     /// The state in a word.
     pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Standby => "standby",
-            Self::Current => "current",
-            Self::Retiring => "retiring",
-            Self::Retired => "retired",
-            Self::Revoked => "revoked",
-        }
+        self.into()
     }
 
     fn is_published(self) -> bool {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::encoding::AsBigEndian;
@@ -17,6 +17,7 @@ use contract::Timestamp;
 use contract::auth::{Secret, SessionId};
 use identity::{ACCESS_TOKEN_SECONDS, AUDIENCE, AccessClaims, ISSUER, TOKEN_TYPE};
 use jsonwebtoken::{Algorithm, Header};
+use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -159,14 +160,14 @@ impl TokenIssuer {
     pub fn use_keys(&self, records: &[SigningKeyRecord]) -> Result<(), SigningKeyError> {
         let configured = SigningKey::from_pkcs8(self.configured.expose_secret())?;
         let ring = Keyring::open(configured, records, &self.seal()?)?;
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+        *self.ring.write() = Arc::new(ring);
         Ok(())
     }
 
     /// Notes that every key which may be met is published.
     pub(crate) fn note_published(&self, now: Instant) {
         let ring = self.ring();
-        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self.published.write();
         let kids: Vec<String> = ring.published(Timestamp::now()).map(|key| key.kid.clone()).collect();
         published.retain(|kid, _| kids.contains(kid));
         for kid in kids {
@@ -176,7 +177,7 @@ impl TokenIssuer {
 
     /// Whether every verifier that is not cut off knows this key.
     fn is_known(&self, kid: &str) -> bool {
-        let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
+        let published = self.published.read();
         published.get(kid).is_some_and(|since| since.elapsed() >= LEARNED_AFTER)
     }
 
@@ -190,7 +191,7 @@ impl TokenIssuer {
     }
 
     pub(crate) fn ring(&self) -> Arc<Keyring> {
-        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.ring.read())
     }
 
     /// The JWKS document (RFC 7517) with every key that may be met at `now`.

@@ -15,6 +15,7 @@ use database::{DatabaseUrl, OpenError, StoreError};
 use events_worker::store::{Cursor, EventStore, ListQuery, Listing, PageBegin, SqlEventStore};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use strum::VariantArray;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -289,7 +290,7 @@ fn random_event(number: u128, rng: &mut StdRng) -> Event {
         description: WORDS[rng.random_range(0..8)].to_owned(),
         start_date: at(&format!("2026-01-0{day}T00:00:00Z")),
         end_date: at("2026-02-01T00:00:00Z"),
-        status: EventStatus::ALL[rng.random_range(0..4)],
+        status: EventStatus::VARIANTS[rng.random_range(0..4)],
         organization_id: OrganizationId(Uuid::from_u128(rng.random_range(1..=2))),
         created_by_id: UserId(Uuid::from_u128(rng.random_range(1..=3))),
         created_at: at(&format!("2025-01-0{}T00:00:00Z", rng.random_range(1..=9))),
@@ -304,7 +305,7 @@ fn random_query(rng: &mut StdRng) -> ListQuery {
     ListQuery {
         organization: OrganizationId(Uuid::from_u128(rng.random_range(1..=2))),
         only_visible_to: rng.random_bool(0.5).then(|| UserId(Uuid::from_u128(rng.random_range(1..=3)))),
-        status: rng.random_bool(0.4).then(|| EventStatus::ALL[rng.random_range(0..4)]),
+        status: rng.random_bool(0.4).then(|| EventStatus::VARIANTS[rng.random_range(0..4)]),
         search: rng.random_bool(0.4).then(|| terms[rng.random_range(0..terms.len())].to_owned()),
         start_date_from: rng.random_bool(0.3).then(|| day(rng)),
         start_date_to: rng.random_bool(0.3).then(|| day(rng)),

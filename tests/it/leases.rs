@@ -138,6 +138,7 @@ fn answer(text: &str) -> Answer {
         body: text.to_owned().into(),
         etag: Some(EntityTag(1)),
         location: Some("/events/x".to_owned()),
+        next_cursor: None,
         first: None,
     }
 }

@@ -183,7 +183,8 @@ fn done() -> Option<(HeaderMap, Value)> {
 /// A refusal after which nothing was done.
 fn not_done(kind: &str) -> Option<(HeaderMap, Value)> {
     let body = json!({ "type": format!("urn:eventboard:problem:{kind}"), "outcome": "none" });
-    Some((headers(&[("Nats-Service-Error-Code", "503"), ("X-Executed", "false")]), body))
+    let named = [("Nats-Service-Error-Code", "503"), ("X-Executed", "false"), ("X-Problem", kind)];
+    Some((headers(&named), body))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +193,7 @@ async fn one_clients_trouble_is_nobody_elses() {
     let _seen = stand_in(&stack, |message, _| {
         let problem = |kind: &str, status| {
             let body = json!({ "type": format!("urn:eventboard:problem:{kind}"), "outcome": "none" });
-            Some((headers(&[("Nats-Service-Error-Code", status)]), body))
+            Some((headers(&[("Nats-Service-Error-Code", status), ("X-Problem", kind)]), body))
         };
         match message.headers.as_ref()?.get("X-Correlation-ID")?.as_str() {
             "contended" => not_done("contended"),
@@ -324,7 +325,7 @@ async fn what_nobody_knows_stays_unknown() {
             return not_done("overloaded");
         }
         let body = json!({ "type": "urn:eventboard:problem:connection-lost", "outcome": "unknown" });
-        Some((headers(&[("Nats-Service-Error-Code", "504")]), body))
+        Some((headers(&[("Nats-Service-Error-Code", "504"), ("X-Problem", "connection-lost")]), body))
     })
     .await;
     let answer = timed(stack.create("Unknown")).await;

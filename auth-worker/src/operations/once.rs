@@ -89,9 +89,14 @@ impl Auth {
             None => (saved.status == 204).then(Vec::new),
         };
         let answer = match body {
-            Some(body) => {
-                Answer { status: saved.status, body: body.into(), etag: None, location: None, first: None }
-            }
+            Some(body) => Answer {
+                status: saved.status,
+                body: body.into(),
+                etag: None,
+                location: None,
+                next_cursor: None,
+                first: None,
+            },
             None => {
                 let rule = "a request with this idempotency key took effect; its answer held a secret and was given once";
                 let problem = Problem::new(ProblemType::AnswerGiven, rule).with_outcome(Outcome::Done);

@@ -1,9 +1,10 @@
 //! One after the other: of the attempts under one key, only the first in line looks at its counter.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -68,7 +69,7 @@ impl KeyedLock {
     }
 
     fn line_up<'a>(&'a self, key: &'a str) -> Option<KeyedLockGuard<'a>> {
-        let mut lines = self.lines();
+        let mut lines = self.0.lock();
         let line = lines.entry(key.to_owned()).or_insert_with(|| {
             Arc::new(Line { guard: Arc::new(Semaphore::new(1)), refused: OnceLock::new() })
         });
@@ -76,16 +77,12 @@ impl KeyedLock {
         let longest = Arc::strong_count(line) > LONGEST;
         (!longest).then(|| KeyedLockGuard { locks: self, key, line: Arc::clone(line), permit: None })
     }
-
-    fn lines(&self) -> MutexGuard<'_, HashMap<String, Arc<Line>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl KeyedLockGuard<'_> {
     /// Refuses everybody behind this one, too: they came before the pause was over.
     pub(super) fn refuse_others(self, pause: Duration) {
-        let mut lines = self.locks.lines();
+        let mut lines = self.locks.0.lock();
         // Whoever comes from here on stands in a new line.
         lines.remove(self.key);
         drop(lines);
@@ -96,7 +93,7 @@ impl KeyedLockGuard<'_> {
 
 impl Drop for KeyedLockGuard<'_> {
     fn drop(&mut self) {
-        let mut lines = self.locks.lines();
+        let mut lines = self.locks.0.lock();
         let is_last = |line: &Arc<Line>| Arc::ptr_eq(line, &self.line) && Arc::strong_count(line) == 2;
         if lines.get(self.key).is_some_and(is_last) {
             lines.remove(self.key);
@@ -128,7 +125,7 @@ mod tests {
         let third = third.await.unwrap();
         assert_eq!(locks.wait("a", Instant::now()).await.unwrap_err(), LockRefused::Late);
         drop((third, other));
-        assert!(locks.lines().is_empty());
+        assert!(locks.0.lock().is_empty());
     }
 
     #[tokio::test]
@@ -146,6 +143,6 @@ mod tests {
             assert_eq!(refused.unwrap_err(), LockRefused::Refused(Duration::from_secs(7)));
         }
         drop(later);
-        assert!(locks.lines().is_empty());
+        assert!(locks.0.lock().is_empty());
     }
 }

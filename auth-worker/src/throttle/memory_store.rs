@@ -1,11 +1,10 @@
 //! Tallies of one worker alone.
 
-use std::sync::{Mutex, PoisonError};
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::Timestamp;
 use messaging::key_value::{Entry, KeyValueError, KeyValueStore};
+use parking_lot::Mutex;
 use quick_cache::unsync::Cache;
 
 /// Tallies that are kept; the least used ones are forgotten first.
@@ -23,12 +22,12 @@ impl Default for MemoryStore {
 #[async_trait]
 impl KeyValueStore for MemoryStore {
     async fn read(&self, key: &str) -> Result<Option<Entry>, KeyValueError> {
-        let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let records = self.0.lock();
         Ok(records.get(key).cloned())
     }
 
     async fn write(&self, key: &str, record: &[u8], revision: u64) -> Result<u64, KeyValueError> {
-        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.0.lock();
         if records.get(key).map_or(0, |entry| entry.revision) != revision {
             return Err(KeyValueError::Conflict);
         }

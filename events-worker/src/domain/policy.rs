@@ -25,18 +25,6 @@ pub enum Action {
 }
 
 impl Action {
-    /// Every action.
-    pub const ALL: [Self; 8] = [
-        Self::View,
-        Self::ViewHistory,
-        Self::Update,
-        Self::Delete,
-        Self::Submit,
-        Self::Withdraw,
-        Self::Approve,
-        Self::Reject,
-    ];
-
     /// The action as a verb, for messages.
     pub const fn verb(self) -> &'static str {
         match self {

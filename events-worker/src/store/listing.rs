@@ -4,6 +4,7 @@ use contract::auth::UserId;
 use contract::events::{Event, EventStatus, SortBy, SortOrder};
 use contract::text;
 use database::{Dialect, Query, Value};
+use strum::VariantArray;
 
 use super::{Cursor, ListQuery, Listing, MAX_TOTAL, PageBegin, SortValue};
 
@@ -25,8 +26,9 @@ enum Walk {
 /// The walks whose rows together are exactly what the query may show, each row once.
 fn walks(query: &ListQuery) -> Vec<Walk> {
     match query.only_visible_to {
-        None => EventStatus::ALL
-            .into_iter()
+        None => EventStatus::VARIANTS
+            .iter()
+            .copied()
             .filter(|status| query.status.is_none_or(|wanted| wanted == *status))
             .map(|status| Walk::ByStatus { status, except_by: None })
             .collect(),

@@ -2,11 +2,13 @@
 
 use contract::{ProblemType, Repeat};
 use messaging::{CallError, Reply};
+use strum::IntoStaticStr;
 
 use super::breaker::Signal;
 
 /// How one attempt to have a request carried out ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub(crate) enum Classification {
     /// There is no connection to the broker; nothing was sent.
     NotConnected,
@@ -152,24 +154,7 @@ impl Classification {
 
     /// One word for logs and metrics.
     pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::NotConnected => "not_connected",
-            Self::NoResponders => "no_responders",
-            Self::TooLarge => "too_large",
-            Self::Shed => "shed",
-            Self::Unavailable => "unavailable",
-            Self::Contended => "contended",
-            Self::Expired => "expired",
-            Self::TimedOut => "timed_out",
-            Self::ConnectionLost => "connection_lost",
-            Self::CommitUnknown => "commit_unknown",
-            Self::Defect => "defect",
-            Self::ReplyTooLarge => "reply_too_large",
-            Self::MalformedReply => "malformed_reply",
-            Self::KeyInProgress => "key_in_progress",
-            Self::Refused => "refused",
-            Self::Success => "success",
-        }
+        self.into_str()
     }
 }
 
@@ -189,6 +174,8 @@ mod tests {
             body: Bytes::from(problem.body(&ids).to_json()),
             etag: None,
             location: None,
+            next_cursor: None,
+            problem: Some(problem.kind.name().to_owned()),
             first: None,
             retry_after: problem.retry_after,
             not_executed: problem.proves_nothing_ran(),
@@ -210,6 +197,8 @@ mod tests {
             body,
             etag: None,
             location: None,
+            next_cursor: None,
+            problem: None,
             first: None,
             retry_after: None,
             not_executed: false,

@@ -11,6 +11,8 @@ use super::RequestIds;
 
 /// The media type of every failure (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
+/// What the `type` of every problem begins with.
+const TYPE_PREFIX: &str = "urn:eventboard:problem:";
 
 /// Every kind of failure the system answers with. The name is stable: clients match on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,7 +150,7 @@ impl ProblemType {
 
     /// The `type` URI.
     pub fn uri(self) -> String {
-        format!("urn:eventboard:problem:{}", self.name())
+        format!("{TYPE_PREFIX}{}", self.name())
     }
 
     /// Whether the same request may succeed later, unchanged.
@@ -292,6 +294,11 @@ impl Problem {
 }
 
 impl ProblemBody {
+    /// The last part of the `type` URI.
+    pub fn name(&self) -> Option<&str> {
+        self.kind.strip_prefix(TYPE_PREFIX)
+    }
+
     /// The body as JSON.
     pub fn to_json(&self) -> Vec<u8> {
         // Strings and integers only: serialisation into memory has no way to fail.

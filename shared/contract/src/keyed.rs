@@ -140,6 +140,7 @@ impl IdempotentRequest {
             body: if damaged { [&kept.body, &b" "[..]].concat().into() } else { kept.body },
             etag: kept.etag,
             location: kept.location,
+            next_cursor: None,
             first: Some(kept.first),
         })
     }

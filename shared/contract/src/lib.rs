@@ -130,6 +130,11 @@ pub trait Response: Serialize + DeserializeOwned + ToSchema + Send + 'static {
     fn etag(&self) -> Option<EntityTag> {
         None
     }
+
+    /// The cursor of the page that follows this one, where it is one of several.
+    fn next_cursor(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// The body of an operation that answers 204.
@@ -158,8 +163,6 @@ pub trait Operation: Send + Sync + 'static {
     const STATUS: u16 = 200;
     /// The largest accepted body, in bytes.
     const MAX_BODY: usize = 64 * 1024;
-    /// Whether the response is one page of several, whose `meta.nextCursor` leads to the next.
-    const PAGED: bool = false;
     /// Whether the worker is told where the client is, because it counts attempts by that.
     const TELLS_CLIENT_NETWORK: bool = false;
 
@@ -174,20 +177,6 @@ pub trait Operation: Send + Sync + 'static {
     fn location(_response: &Self::Response) -> Option<String> {
         None
     }
-}
-
-/// The cursor of the page that follows the one in the reply body of a paged operation.
-pub fn next_cursor(page: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Page {
-        meta: Meta,
-    }
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Meta {
-        next_cursor: Option<String>,
-    }
-    serde_json::from_slice::<Page>(page).ok()?.meta.next_cursor
 }
 
 /// A worker's side of one operation.
@@ -267,6 +256,8 @@ pub struct Answer {
     pub etag: Option<EntityTag>,
     /// The path of a newly created resource.
     pub location: Option<String>,
+    /// The cursor of the page that follows.
+    pub next_cursor: Option<String>,
     /// The request that was first given this answer, when that was another one.
     pub first: Option<RequestIds>,
 }
@@ -287,6 +278,7 @@ impl Answer {
             body,
             etag: response.etag(),
             location: O::location(response),
+            next_cursor: response.next_cursor().map(str::to_owned),
             first: None,
         })
     }
@@ -298,6 +290,7 @@ impl Answer {
             body: problem.body(&cx.ids).to_json().into(),
             etag: None,
             location: None,
+            next_cursor: None,
             first: None,
         }
     }

@@ -1,8 +1,9 @@
 //! A pooled connection that is closed, not given back, once an error shows that it cannot do its work.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Error, Pool, SqlStr};
 use sqlx_core::transaction::TransactionManager;
@@ -22,12 +23,12 @@ pub(crate) struct Suspicion(Arc<Mutex<Option<Instant>>>);
 
 impl Suspicion {
     pub(crate) fn raise(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.lock() = Some(Instant::now());
     }
 
     /// Whether a connection of this age was there then.
     pub(crate) fn covers(&self, age: Duration) -> bool {
-        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *self.0.lock();
         since.map(|since| since.elapsed()).is_some_and(|since| since < SUSPICION && since < age)
     }
 }

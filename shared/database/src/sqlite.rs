@@ -1,9 +1,10 @@
 //! SQLite as the embedded database: write-ahead log, one writer, several readers.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqlSafeStr, SqlitePool};
@@ -145,15 +146,11 @@ impl Sqlite {
         let mut reader = Connection::acquire(&self.readers, &self.read_places).await.map_err(unreachable)?;
         let count = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(reader.executor()).await;
         count.map_err(unreachable)?;
-        if !self.write_checks().begin(Instant::now())? {
+        if !self.write_checks.lock().begin(Instant::now())? {
             return Ok(());
         }
         let written = self.write_nothing().await;
-        self.write_checks().end(written, self.write_places.committed())
-    }
-
-    fn write_checks(&self) -> MutexGuard<'_, WriteChecks> {
-        self.write_checks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.write_checks.lock().end(written, self.write_places.committed())
     }
 
     /// Commits a page that is what it was.

@@ -1,11 +1,12 @@
 //! Access tokens that are not accepted any more although their time is not over, as one process knows them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use contract::auth::{SessionId, UserId};
 use contract::{Principal, Timestamp};
+use parking_lot::RwLock;
 use telemetry::metrics::meter;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -116,7 +117,7 @@ impl Revocations {
 
     /// Whether this caller's token is revoked.
     pub fn revoke(&self, caller: &Principal) -> bool {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         known.sessions.contains_key(&caller.session_id)
             || known.users.get(&caller.user_id).is_some_and(|(version, _)| caller.token_version < *version)
     }
@@ -124,7 +125,7 @@ impl Revocations {
     /// Notes a revocation that was read at `now`, which is later than it was written.
     pub fn note(&self, revocation: Revocation, now: Timestamp) {
         let until = now.plus_seconds(REVOCATION_SECONDS);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         match revocation {
             Revocation::Session(id) => {
                 known.sessions.insert(id, until);
@@ -138,7 +139,7 @@ impl Revocations {
 
     /// Notes that everything written before `began` is known. Forgets what is of no use any more.
     pub fn note_look(&self, began: Instant, now: Timestamp) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         known.sessions.retain(|_, until| *until > now);
         known.users.retain(|_, (_, until)| *until > now);
         drop(known);
@@ -147,7 +148,7 @@ impl Revocations {
 
     /// How many things are known to be revoked.
     pub fn len(&self) -> usize {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         known.sessions.len() + known.users.len()
     }
 

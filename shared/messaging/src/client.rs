@@ -57,6 +57,10 @@ pub struct Reply {
     pub etag: Option<String>,
     /// The path of a newly created resource.
     pub location: Option<String>,
+    /// The cursor of the page that follows the one in the body.
+    pub next_cursor: Option<String>,
+    /// The name of the problem in the body.
+    pub problem: Option<String>,
     /// The id of the request that was first given this answer, when that was another one.
     pub first: Option<String>,
     /// Seconds after which the same request may be sent again.
@@ -68,12 +72,7 @@ pub struct Reply {
 impl Reply {
     /// Whether the body is a problem of this type.
     pub fn is_problem(&self, kind: ProblemType) -> bool {
-        #[derive(Deserialize)]
-        struct Kind {
-            #[serde(rename = "type")]
-            kind: String,
-        }
-        serde_json::from_slice::<Kind>(&self.body).is_ok_and(|body| body.kind == kind.uri())
+        self.problem.as_deref() == Some(kind.name())
     }
 }
 
@@ -374,6 +373,8 @@ fn read_reply(message: Message) -> Result<Reply, CallError> {
         status: status.ok_or(CallError::MalformedReply)?,
         etag: value(headers::ETAG)?.map(str::to_owned),
         location: value(headers::LOCATION)?.map(str::to_owned),
+        next_cursor: value(headers::NEXT_CURSOR)?.map(str::to_owned),
+        problem: value(headers::PROBLEM)?.map(str::to_owned),
         first: value(headers::ORIGINAL_CORRELATION_ID)?.map(str::to_owned),
         retry_after: value(headers::RETRY_AFTER)?.and_then(|seconds| seconds.parse().ok()),
         not_executed: value(headers::EXECUTED)? == Some("false"),

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -129,7 +130,7 @@ impl Instance {
         tally.processing_nanos.fetch_add(nanos, Ordering::Relaxed);
         if let Some(error) = error {
             tally.errors.fetch_add(1, Ordering::Relaxed);
-            *tally.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+            *tally.last_error.lock() = error;
         }
     }
 
@@ -176,7 +177,7 @@ impl Instance {
                 queue_group: self.service,
                 num_requests: requests,
                 num_errors: tally.errors.load(Ordering::Relaxed),
-                last_error: tally.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                last_error: tally.last_error.lock().clone(),
                 processing_time,
                 average_processing_time: processing_time.checked_div(requests).unwrap_or(0),
             }

@@ -43,6 +43,10 @@ pub const IF_MATCH: &str = "If-Match";
 pub const IF_NONE_MATCH: &str = "If-None-Match";
 /// The HTTP status of a successful reply.
 pub const STATUS: &str = "X-Status";
+/// What kept a failed reply's request from its answer: the last part of the problem's `type`.
+pub const PROBLEM: &str = "X-Problem";
+/// The cursor of the page that follows the one in a reply.
+pub const NEXT_CURSOR: &str = "X-Next-Cursor";
 /// The version of the representation in a reply.
 pub const ETAG: &str = "ETag";
 /// The path of a newly created resource.

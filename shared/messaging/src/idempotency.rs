@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -19,6 +19,7 @@ use contract::{
 use failpoint::{crash_point, fault_point};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -391,12 +392,12 @@ impl Idempotency {
     }
 
     fn is_paused(&self) -> bool {
-        self.paused().is_some_and(|until| Instant::now() < until)
+        self.paused_until.lock().is_some_and(|until| Instant::now() < until)
     }
 
     fn pause(&self, error: &str) -> Claim {
         count(&LEASES, "unavailable");
-        if self.paused().replace(Instant::now() + PAUSE).is_none() {
+        if self.paused_until.lock().replace(Instant::now() + PAUSE).is_none() {
             tracing::warn!(
                 error,
                 "the idempotency store is away; the database guards keyed writes by itself"
@@ -406,14 +407,9 @@ impl Idempotency {
     }
 
     fn resume(&self) {
-        if self.paused().take().is_some() {
+        if self.paused_until.lock().take().is_some() {
             tracing::info!("the idempotency store is back");
         }
-    }
-
-    fn paused(&self) -> MutexGuard<'_, Option<Instant>> {
-        // Nobody panics while holding it; should anybody, the value is still whole.
-        self.paused_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

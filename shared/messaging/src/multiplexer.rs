@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, SubscribeError};
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -84,7 +85,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        lock(&self.slots).waiting.remove(&self.token);
+        self.slots.lock().waiting.remove(&self.token);
     }
 }
 
@@ -148,7 +149,7 @@ impl Multiplexer {
     fn register_under(&self, prefix: &str, by_worker: bool) -> Pending {
         let (sender, reply) = oneshot::channel();
         let losses = *self.losses.borrow();
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         let token = slots.next;
         slots.next += 1;
         slots.waiting.insert(token, Slot { losses, by_worker, reply: sender });
@@ -167,7 +168,7 @@ impl Multiplexer {
 
     /// How many requests wait.
     pub(super) fn waiting(&self) -> usize {
-        lock(&self.slots).waiting.len()
+        self.slots.lock().waiting.len()
     }
 }
 
@@ -211,7 +212,7 @@ impl Reader {
     fn deliver(&self, message: Message) {
         let name = message.subject.strip_prefix(self.prefix.as_str());
         let token = name.and_then(|name| name.strip_prefix("echo.").unwrap_or(name).parse::<u64>().ok());
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         // Without one it is late: its request has given up.
         let Some(Entry::Occupied(slot)) = token.map(|token| slots.waiting.entry(token)) else { return };
         if slot.get().by_worker
@@ -233,7 +234,7 @@ impl Reader {
 
     /// Fails every request that was registered before the link was lost for the `losses`th time.
     fn fail_before(&self, losses: u64) {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         let lost: Vec<u64> =
             slots.waiting.iter().filter(|(_, slot)| slot.losses < losses).map(|(token, _)| *token).collect();
         for token in lost {
@@ -242,9 +243,4 @@ impl Reader {
             }
         }
     }
-}
-
-/// No code panics while it holds the lock; should one ever, the map is still whole.
-fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
-    slots.lock().unwrap_or_else(PoisonError::into_inner)
 }

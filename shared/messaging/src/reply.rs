@@ -37,13 +37,21 @@ impl OutgoingReply {
         if answer.status < 400 {
             headers::set(&mut map, headers::STATUS, &answer.status.to_string());
         } else {
-            set_failure(&mut map, answer.status, &summary(&answer.body));
+            let refusal = serde_json::from_slice::<ProblemBody>(&answer.body).ok();
+            let summary = refusal.as_ref().map(|body| format!("{}: {}", body.title, body.detail));
+            set_failure(&mut map, answer.status, &summary.unwrap_or_default());
+            if let Some(name) = refusal.as_ref().and_then(ProblemBody::name) {
+                headers::set(&mut map, headers::PROBLEM, name);
+            }
         }
         if let Some(etag) = answer.etag {
             headers::set(&mut map, headers::ETAG, &etag.to_string());
         }
         if let Some(location) = &answer.location {
             headers::set(&mut map, headers::LOCATION, location);
+        }
+        if let Some(cursor) = &answer.next_cursor {
+            headers::set(&mut map, headers::NEXT_CURSOR, cursor);
         }
         if let Some(first) = &answer.first {
             headers::set(&mut map, headers::REPLAYED, "true");
@@ -55,6 +63,7 @@ impl OutgoingReply {
     fn failure(ids: &RequestIds, problem: &Problem, mut map: HeaderMap) -> Self {
         let status = problem.kind.status();
         set_failure(&mut map, status, &format!("{}: {}", problem.kind.title(), problem.detail));
+        headers::set(&mut map, headers::PROBLEM, problem.kind.name());
         if problem.proves_nothing_ran() {
             headers::set(&mut map, headers::EXECUTED, "false");
         }
@@ -70,10 +79,4 @@ fn set_failure(map: &mut HeaderMap, status: u16, summary: &str) {
     headers::set(map, headers::ERROR_CODE, &status.to_string());
     headers::set(map, headers::ERROR, summary);
     headers::set(map, headers::CONTENT_TYPE, PROBLEM_JSON);
-}
-
-/// A kept refusal in one line.
-fn summary(body: &[u8]) -> String {
-    let problem = serde_json::from_slice::<ProblemBody>(body).ok();
-    problem.map(|problem| format!("{}: {}", problem.title, problem.detail)).unwrap_or_default()
 }

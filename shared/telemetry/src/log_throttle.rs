@@ -1,9 +1,10 @@
 //! Keeps an exporter that nobody listens to from filling the log.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::Metadata;
 use tracing::callsite::Identifier;
@@ -31,8 +32,7 @@ impl LogThrottle {
         if !is_of_telemetry(event) {
             return true;
         }
-        // Nobody panics while holding it; should anybody, each entry is still whole.
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = self.written.lock();
         match written.get(&event.callsite()) {
             Some(last) if now.duration_since(*last) < INTERVAL => false,
             _ => {

@@ -72,7 +72,11 @@ pub struct MemberPage {
     pub meta: CursorMeta,
 }
 
-impl Response for MemberPage {}
+impl Response for MemberPage {
+    fn next_cursor(&self) -> Option<&str> {
+        self.meta.next_cursor.as_deref()
+    }
+}
 
 /// Why the list was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +102,6 @@ impl Operation for Members {
     const ACCESS: Access = Access::Role(Role::Admin);
     const DEADLINE: Duration = Duration::from_secs(5);
     const REPEAT: Repeat = Repeat::Safe;
-    const PAGED: bool = true;
     type Request = MembersRequest;
     type Response = MemberPage;
     type Error = MembersError;

@@ -15,11 +15,11 @@ mod signup;
 mod update_member;
 
 use std::fmt;
-use std::str::FromStr;
 
 use email_address::{EmailAddress, Options};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use strum::{EnumString, IntoStaticStr};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -90,8 +90,23 @@ id! {
 }
 
 /// What a user may do within the organisation, least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    EnumString,
+    IntoStaticStr,
+)]
 #[serde(rename_all = "UPPERCASE")]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum Role {
     /// Creates events.
     User,
@@ -103,30 +118,10 @@ pub enum Role {
 
 impl Role {
     /// The role as it stands in JSON, tokens and rows.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "USER",
-            Self::Moderator => "MODERATOR",
-            Self::Admin => "ADMIN",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
-
-impl FromStr for Role {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        [Self::User, Self::Moderator, Self::Admin]
-            .into_iter()
-            .find(|role| role.as_str() == text)
-            .ok_or(UnknownName)
-    }
-}
-
-/// A stored or sent name that is none of the closed list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not one of the known names")]
-pub struct UnknownName;
 
 /// An e-mail address in its one form: what differs in case, in how it is composed, or in how the name of its host is
 /// written (RFC 5890), is one address. Masked in `Debug`: it is personal data.

@@ -75,7 +75,11 @@ pub struct SessionList {
     pub meta: CursorMeta,
 }
 
-impl Response for SessionList {}
+impl Response for SessionList {
+    fn next_cursor(&self) -> Option<&str> {
+        self.meta.next_cursor.as_deref()
+    }
+}
 
 /// One place where the caller is signed in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -111,7 +115,6 @@ impl Operation for Sessions {
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(5);
     const REPEAT: Repeat = Repeat::Safe;
-    const PAGED: bool = true;
     type Request = SessionsRequest;
     type Response = SessionList;
     type Error = SessionsError;

@@ -58,7 +58,11 @@ pub struct HistoryPage {
     pub meta: CursorMeta,
 }
 
-impl Response for HistoryPage {}
+impl Response for HistoryPage {
+    fn next_cursor(&self) -> Option<&str> {
+        self.meta.next_cursor.as_deref()
+    }
+}
 
 /// One thing that was done to an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -133,7 +137,6 @@ impl Operation for History {
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);
     const REPEAT: Repeat = Repeat::Safe;
-    const PAGED: bool = true;
     type Request = HistoryRequest;
     type Response = HistoryPage;
     type Error = HistoryError;

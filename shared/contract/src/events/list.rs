@@ -116,7 +116,11 @@ pub struct EventPage {
     pub meta: PageMeta,
 }
 
-impl Response for EventPage {}
+impl Response for EventPage {
+    fn next_cursor(&self) -> Option<&str> {
+        self.meta.next_cursor.as_deref()
+    }
+}
 
 /// Where a page stands among the others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -175,7 +179,6 @@ impl Operation for List {
     const ACCESS: Access = Access::SignedIn;
     const DEADLINE: Duration = Duration::from_secs(10);
     const REPEAT: Repeat = Repeat::Safe;
-    const PAGED: bool = true;
     type Request = ListRequest;
     type Response = EventPage;
     type Error = ListError;

@@ -12,13 +12,13 @@ mod update;
 mod withdraw;
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::auth::{OrganizationId, UnknownName, UserId, id};
+use super::auth::{OrganizationId, UserId, id};
 use super::{EntityTag, OperationError, Problem, ProblemType, Request, Response, Timestamp};
 
 pub use approve::Approve;
@@ -45,8 +45,24 @@ id! {
 }
 
 /// Where an event stands in moderation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "UPPERCASE")]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum EventStatus {
     /// Being written; only its creator and moderators see it.
     Draft,
@@ -59,31 +75,18 @@ pub enum EventStatus {
 }
 
 impl EventStatus {
-    /// Every status, in the order of the type.
-    pub const ALL: [Self; 4] = [Self::Draft, Self::Submitted, Self::Approved, Self::Rejected];
-
     /// The status as it stands in JSON and rows.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Draft => "DRAFT",
-            Self::Submitted => "SUBMITTED",
-            Self::Approved => "APPROVED",
-            Self::Rejected => "REJECTED",
-        }
-    }
-}
-
-impl FromStr for EventStatus {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or(UnknownName)
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 /// What was done to an event, as its history and its domain events name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum HistoryAction {
     /// Written down for the first time.
     Created,
@@ -102,36 +105,9 @@ pub enum HistoryAction {
 }
 
 impl HistoryAction {
-    /// Every action.
-    pub const ALL: [Self; 7] = [
-        Self::Created,
-        Self::Updated,
-        Self::Submitted,
-        Self::Withdrawn,
-        Self::Approved,
-        Self::Rejected,
-        Self::Deleted,
-    ];
-
     /// The action as it stands in JSON and rows.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Updated => "updated",
-            Self::Submitted => "submitted",
-            Self::Withdrawn => "withdrawn",
-            Self::Approved => "approved",
-            Self::Rejected => "rejected",
-            Self::Deleted => "deleted",
-        }
-    }
-}
-
-impl FromStr for HistoryAction {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        Self::ALL.into_iter().find(|action| action.as_str() == text).ok_or(UnknownName)
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

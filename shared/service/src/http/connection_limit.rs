@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +62,7 @@ impl Connections {
     /// Takes a slot, someone else's if need be. `None` when every one is at work.
     pub(super) fn admit(this: &Arc<Self>, closing: &CancellationToken) -> Option<ConnectionSlot> {
         let evicted = CancellationToken::new();
-        let mut table = this.table();
+        let mut table = this.table.lock();
         if table.taken >= this.limit {
             let (_, oldest) = table.waiting.pop_first()?;
             oldest.cancel();
@@ -81,11 +82,6 @@ impl Connections {
             phase: Mutex::new(Phase::Head(Instant::now())),
         })
     }
-
-    /// No code panics while it holds the lock; should one ever, the table is still whole.
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Table {
@@ -101,12 +97,12 @@ impl ConnectionSlot {
     /// Notes that a request has come over this connection.
     pub(super) fn note_request(&self) {
         self.had_request.store(true, Ordering::Relaxed);
-        *self.phase() = Phase::Request;
+        *self.phase.lock() = Phase::Request;
     }
 
     /// Notes that bytes have come.
     pub(super) fn note_read(&self) {
-        let mut phase = self.phase();
+        let mut phase = self.phase.lock();
         if matches!(*phase, Phase::Idle(_)) {
             *phase = Phase::Head(Instant::now());
         }
@@ -114,7 +110,7 @@ impl ConnectionSlot {
 
     /// Notes that bytes have gone.
     pub(super) fn note_written(&self) {
-        let mut phase = self.phase();
+        let mut phase = self.phase.lock();
         if matches!(*phase, Phase::Idle(_)) {
             *phase = Phase::Idle(Instant::now());
         }
@@ -131,7 +127,7 @@ impl ConnectionSlot {
         let step = head / 4;
         loop {
             let now = Instant::now();
-            let left = match *self.phase() {
+            let left = match *self.phase.lock() {
                 Phase::Head(since) => (since + head).saturating_duration_since(now),
                 Phase::Idle(since) => (since + idle).saturating_duration_since(now),
                 Phase::Request => step,
@@ -141,11 +137,6 @@ impl ConnectionSlot {
             }
             tokio::time::sleep(left.min(step)).await;
         }
-    }
-
-    /// No code panics while it holds the lock; should one ever, the phase is still whole.
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a request has come over this connection.
@@ -165,25 +156,21 @@ impl ConnectionSlot {
 
     /// The whole request has arrived: it is our turn.
     fn work(&self) {
-        if let Some(entry) = self.entry().take() {
-            self.connections.table().waiting.remove(&entry);
+        if let Some(entry) = self.entry.lock().take() {
+            self.connections.table.lock().waiting.remove(&entry);
         }
     }
 
     /// It is the client's turn to send the next request. `false` when this one has not arrived as a whole.
     pub(super) fn wait_for_client(&self) -> bool {
-        let mut entry = self.entry();
+        let mut entry = self.entry.lock();
         let has_arrived = entry.is_none();
         self.unread_body.store(!has_arrived, Ordering::Relaxed);
-        *self.phase() = Phase::Idle(Instant::now());
+        *self.phase.lock() = Phase::Idle(Instant::now());
         if has_arrived {
-            *entry = Some(self.connections.table().wait(self.evicted.clone()));
+            *entry = Some(self.connections.table.lock().wait(self.evicted.clone()));
         }
         has_arrived
-    }
-
-    fn entry(&self) -> MutexGuard<'_, Option<u64>> {
-        self.entry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,7 +179,7 @@ impl Drop for ConnectionSlot {
         self.work();
         // Otherwise its successor has it already.
         if !self.evicted.is_cancelled() {
-            self.connections.table().taken -= 1;
+            self.connections.table.lock().taken -= 1;
         }
     }
 }
@@ -264,7 +251,7 @@ mod tests {
         drop(slots);
         drop(admit(&connections).unwrap());
         drop((fourth, fifth));
-        let table = connections.table();
+        let table = connections.table.lock();
         assert_eq!((table.taken, table.waiting.len()), (0, 0));
     }
 }
