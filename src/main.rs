@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use eventboard::services::{self, Service};
-use eventboard::{chaos, healthcheck, runner, trace};
+use eventboard::{healthcheck, runner, trace};
 use messaging::NatsSettings;
 use settings::{Environment, SettingsCheck};
 
@@ -98,7 +98,7 @@ async fn provision(nats: &NatsSettings, replicas: usize, env: Environment) -> an
     if let Err(refused) = check.finish() {
         return Ok(service::refuse_to_start(&refused));
     }
-    runner::provision(nats, replicas).await?;
+    messaging::provision(nats, replicas).await?;
     Ok(ExitCode::SUCCESS)
 }
 

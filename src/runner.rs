@@ -11,8 +11,7 @@ use clap::Args;
 use database::DatabaseUrl;
 use futures_util::future::join_all;
 use gateway::Gateway;
-use messaging::NatsSettings;
-use messaging::{self, Connection};
+use messaging::{NatsSettings, provision};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use service::{ListenError, Process, demo};
@@ -21,13 +20,13 @@ use telemetry::span;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::nats_server::{Broker, find_nats_server, tools};
+use crate::private_broker::PrivateBroker;
 use crate::services::{self, Part};
 
 /// How often ports are chosen before a taken one is an error.
 const MAX_PORT_ATTEMPTS: u32 = 5;
 /// Before a service that failed is started again.
-const RESTART_DELAY: Duration = Duration::from_secs(1);
+pub(crate) const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// Everything the runner can be told.
 #[derive(Debug, Clone, Args)]
@@ -186,17 +185,6 @@ pub async fn run(
     served.and(kept)
 }
 
-/// Creates what is missing of the streams and buckets on a broker.
-///
-/// # Errors
-/// A broker that cannot be connected to, or refuses.
-pub async fn provision(nats: &NatsSettings, replicas: usize) -> anyhow::Result<()> {
-    let connection = Connection::open(nats, "provision").await?;
-    let provisioned = messaging::provision(&connection, replicas).await;
-    connection.close().await;
-    Ok(provisioned?)
-}
-
 async fn run_services(
     config: &Config,
     settings: &NatsSettings,
@@ -285,70 +273,6 @@ async fn keep(
     }
 }
 
-/// The private broker, kept alive on its port.
-struct PrivateBroker {
-    broker: Broker,
-    binary: PathBuf,
-    directory: PathBuf,
-    data_dir: PathBuf,
-}
-
-impl PrivateBroker {
-    async fn start(data_dir: &Path) -> anyhow::Result<Self> {
-        let binary = find_nats_server(&tools(data_dir)).await?;
-        let directory = data_dir.join("nats");
-        let usual = free(SocketAddr::from((Ipv4Addr::LOCALHOST, 4222))).map(|address| address.port());
-        let broker = match Broker::start(&binary, &directory, usual).await {
-            // Somebody else was faster to take the usual port.
-            Err(_) if usual.is_some() => Broker::start(&binary, &directory, None).await?,
-            started => started?,
-        };
-        if Some(broker.port()) != usual {
-            tracing::info!(
-                port = broker.port(),
-                "port 4222 is taken; the private NATS server uses another one"
-            );
-        }
-        Ok(Self { broker, binary, directory, data_dir: data_dir.to_owned() })
-    }
-
-    async fn restart(&mut self, port: u16) -> anyhow::Result<()> {
-        self.broker = Broker::start(&self.binary, &self.directory, Some(port)).await?;
-        self.announce_pid()?;
-        // Its files may have been lost.
-        provision(&NatsSettings::at(self.broker.url()), 1).await
-    }
-
-    /// Brings `ready.json` up to date, if it has been written.
-    fn announce_pid(&self) -> anyhow::Result<()> {
-        let Ok(text) = std::fs::read(self.data_dir.join("ready.json")) else { return Ok(()) };
-        let mut ready: Ready = serde_json::from_slice(&text)?;
-        ready.pids.nats_server = Some(self.broker.pid());
-        write_ready(&self.data_dir, &ready)
-    }
-
-    /// Starts the broker again whenever it ends, until `stop`.
-    async fn keep(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => {
-                    self.broker.stop().await;
-                    return Ok(());
-                }
-                () = self.broker.ended() => tracing::error!("the NATS server ended; starting it again"),
-            }
-            let port = self.broker.port();
-            while let Err(error) = self.restart(port).await {
-                tracing::error!(error = format!("{error:#}"), "the NATS server does not start; trying again");
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(RESTART_DELAY) => {}
-                }
-            }
-        }
-    }
-}
-
 /// The URL that reaches `address` on this machine.
 pub fn base_url(mut address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
@@ -407,7 +331,7 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
 }
 
 /// The address itself when it is free.
-fn free(address: SocketAddr) -> Option<SocketAddr> {
+pub(crate) fn free(address: SocketAddr) -> Option<SocketAddr> {
     std::net::TcpListener::bind(address).ok()?.local_addr().ok()
 }
 
@@ -425,7 +349,7 @@ fn choose(wanted: Option<SocketAddr>, usual: u16, what: &str) -> anyhow::Result<
     Ok(address)
 }
 
-fn write_ready(data_dir: &Path, ready: &Ready) -> anyhow::Result<()> {
+pub(crate) fn write_ready(data_dir: &Path, ready: &Ready) -> anyhow::Result<()> {
     let (path, part) = (data_dir.join("ready.json"), data_dir.join("ready.json.part"));
     std::fs::write(&part, serde_json::to_vec_pretty(ready)?)?;
     std::fs::rename(&part, &path)?;

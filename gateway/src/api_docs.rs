@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::routing::get;
-use contract::failure::{PROBLEM_JSON, ProblemBody};
+use contract::problem::{PROBLEM_JSON, ProblemBody};
 use contract::schema::NamedSchema;
 use contract::{Access, Description, Method, ProblemType, descriptions, events};
 use serde_json::{Map, Value, json};

@@ -82,7 +82,7 @@ mod tests {
     use crate::config::CorsOrigins;
     use axum::body::{Body, to_bytes};
     use axum::routing::get;
-    use contract::failure::ProblemBody;
+    use contract::problem::ProblemBody;
     use tower::ServiceExt;
 
     async fn answer(request: axum::http::Request<Body>) -> (Response<()>, ProblemBody) {
@@ -112,7 +112,7 @@ mod tests {
         assert!(!format!("{problem:?}").contains("secret"));
     }
 
-    const PROBLEM: &str = contract::failure::PROBLEM_JSON;
+    const PROBLEM: &str = contract::problem::PROBLEM_JSON;
 
     #[tokio::test]
     async fn unknown_routes_and_methods_are_problems() {

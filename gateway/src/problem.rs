@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use contract::failure::PROBLEM_JSON;
+use contract::problem::PROBLEM_JSON;
 use contract::{Problem, ProblemType, RequestIds};
 
 /// A failure on its way to the edge.

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use contract::auth::UserId;
-use contract::failure::PROBLEM_JSON;
+use contract::problem::PROBLEM_JSON;
 use contract::{
     Access, Description, IdempotencyKey, KeyOrigin, Method, Operation, OperationVisitor, Problem,
     ProblemType, Repeat, RequestDecoder, RequestIds,

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use eventboard::nats_server::{Broker, find_nats_server};
+use nats_server::{Broker, find_nats_server};
 
 use super::ports::free_port;
 

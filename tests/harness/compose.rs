@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use eventboard::nats_server::Broker;
+use nats_server::Broker;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use eventboard::child_process::ChildProcess;
+use nats_server::child_process::ChildProcess;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use secrecy::SecretString;

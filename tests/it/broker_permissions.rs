@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use eventboard::nats_server::Broker;
-use eventboard::runner::provision;
 use messaging::NatsSettings;
+use messaging::provision;
+use nats_server::Broker;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;

@@ -17,9 +17,11 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_path_the_documents_name_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut documents = vec!["ARCHITECTURE.md".to_owned()];
-    for entry in std::fs::read_dir(root.join("docs/adr")).unwrap() {
-        documents.push(format!("docs/adr/{}", entry.unwrap().file_name().to_str().unwrap()));
+    let mut documents = vec!["ARCHITECTURE.md".to_owned(), "README.md".to_owned()];
+    for directory in ["docs", "docs/adr"] {
+        let entries = std::fs::read_dir(root.join(directory)).unwrap().map(|entry| entry.unwrap());
+        let files = entries.filter(|entry| entry.path().is_file());
+        documents.extend(files.map(|file| format!("{directory}/{}", file.file_name().to_str().unwrap())));
     }
     let tops =
         ["shared/", "gateway/", "auth-worker/", "events-worker/", "src/", "tests/", "scripts/", "docs/"];
@@ -30,14 +32,34 @@ fn every_path_the_documents_name_exists() {
             assert!(root.join(path).exists(), "{document} names {path}");
             seen += 1;
         }
+        let directory = root.join(&document).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let file = link.split('#').next().unwrap();
+            let is_here = file.is_empty() || file.contains("://") || directory.join(file).exists();
+            assert!(is_here, "{document} links to {link}");
+        }
     }
     assert!(seen > 50, "the documents name only {seen} paths");
 }
 
 #[test]
-fn every_setting_has_help_and_stands_in_the_readme() {
+fn every_test_that_proves_a_guarantee_exists() {
     let readme = read("README.md");
-    let named: BTreeSet<&str> = quoted(&readme).filter(|name| name.starts_with("EVENTBOARD_")).collect();
+    let mut seen = 0;
+    for command in quoted(&readme).filter_map(|text| text.strip_prefix("cargo test --test it -- ")) {
+        for suite in command.split(' ') {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/{suite}.rs"));
+            assert!(file.exists(), "the README names the suite {suite}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "the README names only {seen} suites");
+}
+
+#[test]
+fn every_setting_has_help_and_stands_in_the_list() {
+    let settings = read("docs/settings.md");
+    let named: BTreeSet<&str> = quoted(&settings).filter(|name| name.starts_with("EVENTBOARD_")).collect();
     let mut known = BTreeSet::new();
     let services = [
         eventboard::runner::Config::augment_args(Command::new("eventboard")),
@@ -55,11 +77,11 @@ fn every_setting_has_help_and_stands_in_the_readme() {
             };
             let variable = variable.to_str().unwrap().to_owned();
             assert!(argument.get_help().is_some(), "{variable} has no help");
-            assert!(named.contains(variable.as_str()), "the README lacks {variable}");
+            assert!(named.contains(variable.as_str()), "docs/settings.md lacks {variable}");
             known.insert(variable);
         }
     }
     for name in named {
-        assert!(known.contains(name), "the README names {name}, which nothing reads");
+        assert!(known.contains(name), "docs/settings.md names {name}, which nothing reads");
     }
 }

@@ -13,11 +13,11 @@ use contract::{
     Answer, Context, CorrelationId, EntityTag, IdempotentRequest, KeyOrigin, Outcome, Problem, ProblemType,
     RequestIds, SavedResponse, Timestamp, TraceContext,
 };
-use eventboard::runner::provision;
 use futures_util::future::join_all;
 use messaging::NatsSettings;
 use messaging::idempotency::Idempotency;
 use messaging::key_value::{Entry, KeyValueError, KeyValueStore};
+use messaging::provision;
 use messaging::{Bucket, Connection, RequestClient};
 use proptest::prelude::*;
 use tokio::time::Instant;

@@ -101,7 +101,7 @@ async fn a_broker_that_cannot_carry_the_largest_request_is_refused() {
     std::fs::write(&file, "max_payload: 65536\njetstream {}\n").unwrap();
     let tiny = broker::start_configured(&file, &directory.path().join("nats"), None, &[]).await;
     let nats = messaging::NatsSettings::at(tiny.url());
-    eventboard::runner::provision(&nats, 1).await.unwrap();
+    messaging::provision(&nats, 1).await.unwrap();
     let config = auth_worker_at(nats, directory.path().to_owned());
     let refused =
         <auth_worker::AuthWorker as service::Process>::run(config, Box::new(|_| {}), Default::default())

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use eventboard::runner::provision;
 use futures_util::future::join_all;
 use messaging::NatsSettings;
+use messaging::provision;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use eventboard::chaos::{AtLeast, Config, Report, run};
+use chaos::{AtLeast, Config, Report, run};
 use secrecy::ExposeSecret;
 
 use crate::harness::process::failing_worker;

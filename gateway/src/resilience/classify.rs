@@ -24,7 +24,8 @@ pub(crate) enum Classification {
     Contended,
     /// The worker was given it too late, or did not get to the commit in time; nothing was done.
     Expired,
-    /// No answer in time.
+    /// No answer in time. Named as OpenTelemetry's `error.type` is.
+    #[strum(serialize = "timeout")]
     TimedOut,
     /// The connection to the broker broke while the worker was at it.
     ConnectionLost,
@@ -162,7 +163,7 @@ impl Classification {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use contract::failure::Outcome;
+    use contract::problem::Outcome;
     use contract::{CorrelationId, Failure, Problem, RequestIds, TraceContext};
     use std::convert::Infallible;
 

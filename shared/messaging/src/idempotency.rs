@@ -3,18 +3,16 @@
 //! The truth is the answer that is kept in the database, in the transaction of the effect. What is here may
 //! be lost, stale or granted twice: that costs work, never a second effect.
 
+mod record;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
-use contract::auth::Role;
 use contract::{
-    Answer, Context, CorrelationId, EntityTag, Failure, IdempotentRequest, NoReplay, Outcome, Problem,
-    ProblemType, RequestIds, SavedResponse, Timestamp, TraceContext,
+    Answer, Context, Failure, IdempotentRequest, NoReplay, Outcome, Problem, ProblemType, SavedResponse,
+    Timestamp,
 };
 use failpoint::{crash_point, fault_point};
 use opentelemetry::KeyValue;
@@ -22,7 +20,6 @@ use opentelemetry::metrics::Counter;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rand::RngExt;
-use serde::{Deserialize, Serialize};
 use telemetry::metrics::meter;
 use telemetry::span;
 use tokio::sync::Semaphore;
@@ -32,6 +29,8 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
+
+use record::{Record, State, lease_key};
 
 /// How long a duplicate waits for the run that is under way.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -47,107 +46,8 @@ const LEASE_MARGIN: Duration = Duration::from_secs(5);
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5);
 /// After a failure the store is left alone for so long: its timeout must not slow every write.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Larger records are replaced by a pointer to the database.
-const MAX_RECORD: usize = 32 * 1024;
 /// Runs of others whose age is remembered.
 const MAX_SIGHTINGS: usize = 10_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    /// An owner is at it, until its lease is over.
-    Running,
-    /// Nobody is: the last run had no effect.
-    Free,
-    /// It has been answered.
-    Done,
-}
-
-/// What stands under a key. Holds nothing secret: bodies of responses that may be kept, and hashes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    state: State,
-    /// Of the write; checked before anything else.
-    fingerprint: String,
-    /// Who wrote this: a lost acknowledgement of one's own write is no conflict.
-    owner: Uuid,
-    /// How long the owner may run, in milliseconds.
-    lease_ms: u64,
-    /// The answer; without one, it is in the database only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    answer: Option<CachedAnswer>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct CachedAnswer {
-    role: Role,
-    correlation_id: String,
-    trace_id: String,
-    #[serde(default)]
-    span_id: String,
-    status: u16,
-    etag: Option<i64>,
-    location: Option<String>,
-    /// JSON is text.
-    body: String,
-}
-
-impl Record {
-    fn running(write: &IdempotentRequest, owner: Uuid, lease: Duration) -> Self {
-        Self {
-            state: State::Running,
-            fingerprint: encoded(&write.fingerprint),
-            owner,
-            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
-            answer: None,
-        }
-    }
-
-    fn done(&self, kept: Option<&SavedResponse>) -> Self {
-        let answer = kept.and_then(|kept| {
-            Some(CachedAnswer {
-                role: kept.role,
-                correlation_id: kept.first.correlation_id.as_str().to_owned(),
-                trace_id: kept.first.trace.trace_id.to_string(),
-                span_id: kept.first.trace.span_id.to_string(),
-                status: kept.status,
-                etag: kept.etag.map(|etag| etag.0),
-                location: kept.location.clone(),
-                body: String::from_utf8(kept.body.to_vec()).ok()?,
-            })
-        });
-        // Whose answer it is, not who was at it: after a loss these may be two.
-        let fingerprint = kept.map_or_else(|| self.fingerprint.clone(), |kept| encoded(&kept.fingerprint));
-        Self { state: State::Done, fingerprint, answer, ..self.clone() }
-    }
-
-    /// The bytes to store; an answer that is too large stays in the database only.
-    fn to_bytes(&self) -> Vec<u8> {
-        // Texts and numbers only: serialisation into memory has no way to fail.
-        let bytes = serde_json::to_vec(self).unwrap_or_default();
-        if bytes.len() > MAX_RECORD && self.answer.is_some() {
-            return Self { answer: None, ..self.clone() }.to_bytes();
-        }
-        bytes
-    }
-}
-
-impl CachedAnswer {
-    fn into_saved(self, fingerprint: [u8; 32]) -> Option<SavedResponse> {
-        Some(SavedResponse {
-            fingerprint,
-            role: self.role,
-            first: RequestIds {
-                correlation_id: CorrelationId::parse(&self.correlation_id)?,
-                trace: TraceContext::read(&self.trace_id, &self.span_id),
-            },
-            status: self.status,
-            etag: self.etag.map(EntityTag),
-            location: self.location,
-            body: Bytes::from(self.body),
-        })
-    }
-}
 
 /// The lease this process holds on one key.
 #[derive(Debug)]
@@ -443,19 +343,9 @@ fn count(counter: &Counter<u64>, outcome: &'static str) {
     counter.add(1, &[KeyValue::new("eventboard.outcome", outcome)]);
 }
 
-fn encoded(fingerprint: &[u8; 32]) -> String {
-    URL_SAFE_NO_PAD.encode(fingerprint)
-}
-
 /// Half fixed, half random: duplicates that came together do not look together.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
-/// Legal in KV keys, of fixed length, one user's keys beside each other.
-fn lease_key(write: &IdempotentRequest) -> String {
-    let hash = URL_SAFE_NO_PAD.encode(write.key_hash);
-    format!("v1.{}.{}.{hash}", write.organization_id, write.user_id)
 }
 
 fn replay(write: &IdempotentRequest, kept: SavedResponse) -> Result<Answer, Problem> {

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod client;
+mod conditional;
 mod connection;
 mod discovery;
 mod drain;

@@ -9,7 +9,8 @@ use identity::revocations::REVOCATION_SECONDS;
 use telemetry::health::Health;
 use tokio::time::Instant;
 
-use super::Connection;
+use super::connection::ConnectError;
+use super::{Connection, NatsSettings};
 
 /// The bucket with the public keys.
 pub(super) const KEYS_BUCKET: &str = "public-keys";
@@ -52,6 +53,9 @@ pub enum ProvisionError {
         /// The command subjects.
         subject: String,
     },
+    /// The broker cannot be connected to.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The streams could not be listed.
     #[error("cannot ask JetStream for its streams: {0}")]
     Streams(String),
@@ -67,13 +71,20 @@ pub(super) fn jetstream(connection: &Connection) -> jetstream::Context {
     context
 }
 
-/// Creates every bucket that is missing, and brings the others to as many `replicas`. Refuses a broker
+/// Creates every bucket that is missing on the broker of `settings`, and brings the others to as many `replicas`. Refuses a broker
 /// whose streams would answer requests in the workers' place. Waits a while for a cluster that has not
 /// agreed on a leader yet.
 ///
 /// # Errors
 /// [`ProvisionError`].
-pub async fn provision(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
+pub async fn provision(settings: &NatsSettings, replicas: usize) -> Result<(), ProvisionError> {
+    let connection = Connection::open(settings, "provision").await?;
+    let provisioned = provision_on(&connection, replicas).await;
+    connection.close().await;
+    provisioned
+}
+
+async fn provision_on(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
     let patience = Instant::now() + PATIENCE;
     loop {
         match provision_once(connection, replicas).await {

@@ -2,7 +2,7 @@
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use contract::failure::{PROBLEM_JSON, ProblemBody};
+use contract::problem::{PROBLEM_JSON, ProblemBody};
 use contract::{Answer, Problem, ProblemType, RequestIds};
 
 use super::{HEADER_ALLOWANCE, headers};

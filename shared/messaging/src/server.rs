@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use async_nats::{Message, Subject};
 use bytes::Bytes;
-use contract::failure::Outcome;
+use contract::problem::Outcome;
 use contract::{
-    Answer, Context, Decoded, Description, Endpoint, IdempotentRequest, KeyOrigin, Precondition, Problem,
-    ProblemType, Repeat, Timestamp,
+    Answer, Context, Decoded, Endpoint, IdempotentRequest, KeyOrigin, Problem, ProblemType, Repeat, Timestamp,
 };
 use failpoint::crash_point;
 use futures_util::stream::{self, SelectAll};
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::conditional::conditional;
 use super::discovery::Instance;
 use super::drain::DrainingSubscription;
 use super::incoming::{self, IncomingRequest};
@@ -370,32 +370,4 @@ impl<H: Send + Sync + 'static> Work<H> {
 
 fn too_late(outcome: Outcome) -> Problem {
     Problem::new(ProblemType::DeadlineExceeded, "the work did not end in time").with_outcome(outcome)
-}
-
-/// What a reader is given who sent these values of `If-Match` and `If-None-Match` (RFC 9110 §13.2.2): 412 when it is
-/// not the version they want, 304 without a body when it is one they hold. Writes judge theirs before they write.
-fn conditional(
-    answer: Answer,
-    operation: &Description,
-    (wanted, held): &(Option<Precondition>, Option<Precondition>),
-) -> Result<Answer, Problem> {
-    if operation.repeat != Repeat::Safe || answer.status != 200 {
-        return Ok(answer);
-    }
-    let matches = |wanted: &Precondition| match answer.etag {
-        Some(etag) => wanted.matches_strongly(etag),
-        // What has no tag is there, and no tag names it.
-        None => *wanted == Precondition::Any,
-    };
-    if wanted.as_ref().is_some_and(|wanted| !matches(wanted)) {
-        let current = answer.etag.map_or_else(|| "it has none".to_owned(), |etag| etag.to_string());
-        let rule = format!("If-Match names another ETag than the current one: {current}");
-        return Err(Problem::new(ProblemType::PreconditionFailed, rule));
-    }
-    match (held, answer.etag) {
-        (Some(held), Some(etag)) if held.matches_weakly(etag) => {
-            Ok(Answer { status: 304, body: Bytes::new(), ..answer })
-        }
-        _ => Ok(answer),
-    }
 }

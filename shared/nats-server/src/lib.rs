@@ -1,5 +1,7 @@
 //! A private nats-server: found or fetched, started on a free port, never left behind.
 
+pub mod child_process;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,17 +12,20 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::child_process::ChildProcess;
+use child_process::ChildProcess;
 
 /// Finds or fetches the binary. Part of this program, so that it also works outside the source tree.
-const FIND_NATS_SERVER: &str = include_str!("../scripts/nats-server");
+const FIND_NATS_SERVER: &str = include_str!("../../../scripts/nats-server");
 
 /// How long a nats-server may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where a fetched nats-server is kept: beside the sources, or, where there are none, in `data_dir`.
 pub fn tools(data_dir: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    if source.join("Cargo.toml").exists() { source.join(".tools") } else { data_dir.join("tools") }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    match source.filter(|source| source.join("scripts/nats-server").exists()) {
+        Some(source) => source.join(".tools"),
+        None => data_dir.join("tools"),
+    }
 }
 
 /// Finds a usable nats-server, fetching one into `tools` when the machine has none. Progress goes to
