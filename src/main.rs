@@ -112,7 +112,7 @@ fn process_of(command: Option<&Command>) -> Option<Vec<&'static str>> {
     }
 }
 
-/// Prints what is known of a request; fails unless somebody knows it and everybody answers.
+/// Prints what is known of a request; fails unless it is found and every source answers.
 async fn tell(config: &trace::Config) -> anyhow::Result<ExitCode> {
     let story = trace::trace(config).await;
     std::io::stdout().write_all(story.text.as_bytes())?;

@@ -23,7 +23,7 @@ impl PrivateBroker {
         let directory = data_dir.join("nats");
         let usual = free(SocketAddr::from((Ipv4Addr::LOCALHOST, 4222))).map(|address| address.port());
         let broker = match Broker::start(&binary, &directory, usual).await {
-            // Somebody else was faster to take the usual port.
+            // Another process was faster to take the usual port.
             Err(_) if usual.is_some() => Broker::start(&binary, &directory, None).await?,
             started => started?,
         };

@@ -181,8 +181,8 @@ pub async fn run(
         stop_broker.cancel();
         result
     };
-    let (served, kept) = tokio::join!(services, keep_broker);
-    served.and(kept)
+    let (services, broker) = tokio::join!(services, keep_broker);
+    services.and(broker)
 }
 
 async fn run_services(
@@ -203,9 +203,9 @@ async fn run_services(
     let keep_workers: Vec<_> =
         workers.iter().map(|worker| keep(worker, is_ready.clone(), &stop_workers, &failed)).collect();
     let keep_gateway = async {
-        let kept = keep(&gateway, is_ready, &stop_gateway, &failed).await;
+        let ended = keep(&gateway, is_ready, &stop_gateway, &failed).await;
         stop_workers.cancel();
-        kept
+        ended
     };
     let written = async {
         // Each drops its end once it is ready for the first time, or has failed before.
@@ -292,9 +292,9 @@ impl Ready {
     }
 }
 
-/// What to try first, for whoever started the system.
+/// What to try first.
 ///
-/// Without the demo data there is nobody to sign in as, and the first thing to do is to sign up.
+/// Without the demo data there are no users, and the first thing to do is to sign up.
 pub fn welcome(ready: &Ready, demo: bool) -> String {
     let addresses = addresses(ready);
     if !demo {

@@ -54,7 +54,7 @@ fn correlation_id(text: &str) -> Result<CorrelationId, &'static str> {
 pub struct Report {
     /// For people to read.
     pub text: String,
-    /// Whether somebody knew of the request, and everybody answered.
+    /// Whether the request was found, and every source answered.
     pub complete: bool,
 }
 

@@ -37,7 +37,7 @@ const MAX_STORED_PASSES: u32 = 10;
 /// A thread that has had nothing to do for this long gives its memory back.
 const IDLE: Duration = Duration::from_secs(10);
 /// How far hashing stands back behind whatever else this machine has to do, as `nice` counts: it fills every core
-/// for as long as logins come, and nobody else's request should wait for it.
+/// for as long as logins come, and no other request should wait for it.
 const NICENESS: i32 = 5;
 /// A password is tried if there is time for it, as the last ones took it; after a pause of the whole process that
 /// must not be for ever.
@@ -185,7 +185,7 @@ fn perform(work: Work, latest: Instant, peppers: &Peppers, memory: &mut Vec<Bloc
     }
 }
 
-/// Does `work` if it can begin before `latest`, and sends what comes of it, unless nobody waits any more.
+/// Does `work` if it can begin before `latest`, and sends what comes of it, unless the caller has gone.
 fn answer<T>(
     reply: oneshot::Sender<Result<T, HasherError>>,
     latest: Instant,

@@ -131,14 +131,14 @@ pub(crate) async fn run(
             ensure!(*state != KeyState::Revoked, "the key {kid} is revoked already");
             let mut said = String::new();
             if *state == KeyState::Current {
-                // Nobody knows it yet: what it signs is refused until everybody has looked.
+                // No verifier has it yet: what it signs is refused until each has looked.
                 said = format!("{} signs from now on\n", add(now).await?);
             }
             store.revoke_signing_key(&kid, *from, now).await?;
             if kid == issuer.configured_kid()? {
                 said.push_str(
                     "it is the configured key, from which refresh tokens and the seals of the others are derived: \
-                     if it was stolen, replace EVENTBOARD_SIGNING_KEY as well, which signs everybody out\n",
+                     if it was stolen, replace EVENTBOARD_SIGNING_KEY as well, which signs every user out\n",
                 );
             }
             Ok(format!("{kid} is revoked; its tokens are refused within seconds\n{said}"))

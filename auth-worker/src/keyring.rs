@@ -89,7 +89,7 @@ impl fmt::Debug for SigningKeyRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum KeyState {
-    /// Published, so that everybody knows it once it signs.
+    /// Published, so that every verifier has it before it signs.
     Standby,
     /// Signs.
     Current,
@@ -184,7 +184,7 @@ impl Keyring {
     }
 
     /// The key to sign with at `now`: the current one, or, while its publication is held up, the former one, which
-    /// everybody knows.
+    /// every verifier has it.
     pub(crate) fn signing(&self, now: Timestamp, is_known: impl Fn(&str) -> bool) -> Option<&SigningKey> {
         let states = self.states(now);
         let in_state = |wanted| {

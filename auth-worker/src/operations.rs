@@ -66,7 +66,7 @@ impl Auth {
         Ok(Self { store, hasher, throttle, issuer, revoked, answers })
     }
 
-    /// Has everybody told of what was just revoked.
+    /// Has what was just revoked published.
     fn revoked(&self) {
         self.revoked.notify_one();
     }

@@ -14,7 +14,7 @@ pub(crate) fn normalized(password: &Secret) -> Secret {
     Secret::new(password.expose().nfkc().collect())
 }
 
-/// Whether a new password may be used by somebody of whom `email` and `names` are known. Returns the form that is
+/// Whether a new password may be used by a user with this `email` and these `names`. Returns the form that is
 /// hashed.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Tells everybody which access tokens are not accepted any more. The database is the truth: what was committed
+//! Publishes which access tokens are not accepted any more. The database is the truth: what was committed
 //! and not told, because a worker or the broker ended, is told by the next look.
 
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! How often somebody may guess a password: counted before the guess is tried, for all workers together.
+//! How often a password may be guessed: counted before the guess is tried, for all workers together.
 //!
 //! Three counters are kept of each attempt: of the account, of the address it comes from, and of both together.
 //! They stand in JetStream KV under keyed hashes; accounts that do not exist are counted like others. An attempt
@@ -48,7 +48,7 @@ const MAX_WAIT: Duration = Duration::from_secs(4);
 const POLL_MS: std::ops::Range<u64> = 10..30;
 /// When to come back after that.
 const COME_BACK: Duration = Duration::from_secs(1);
-/// After a conflict somebody else goes first, for so many microseconds.
+/// After a conflict another worker goes first, for so many microseconds.
 const BACKOFF_US: std::ops::Range<u64> = 100..1500;
 /// How long noting the end of an attempt may take.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -163,7 +163,7 @@ impl Throttle {
                     guard.refuse_others(pause);
                     return Err(Refusal::TooMany(pause));
                 }
-                // Whoever waits here does not keep others from a place.
+                // Waiting here takes no place from others.
                 Err(NotReserved::Wait) => drop(place),
             }
             if Instant::now() >= patience {
@@ -238,7 +238,7 @@ async fn reserve_all(
 ) -> Result<Result<Vec<Reservation>, NotReserved>, KeyValueError> {
     let (pair, account, network) =
         tokio::try_join!(look(store, pair), look(store, account), look(store, network))?;
-    // Whoever guesses at an account must not keep its owner out where they have signed in before.
+    // Guesses at an account must not keep its owner out where they have signed in before.
     let counted =
         if pair.counter.knows_success() { vec![pair, network] } else { vec![pair, account, network] };
     let now = Timestamp::now().unix_millis();

@@ -38,7 +38,7 @@ pub struct Found {
 }
 
 /// Compares what clients were told with what is there: no acknowledged write is missing, none took effect
-/// twice, and whoever asked again was told the same.
+/// twice, and a retry was told the same.
 pub fn check(answers: &[Answered], found: &[Found]) -> Vec<String> {
     let mut violations = Vec::new();
     let mut told: BTreeMap<(&str, Write), Vec<&Answered>> = BTreeMap::new();
@@ -129,7 +129,7 @@ mod tests {
     fn a_clean_history_passes() {
         let (answers, there) = history();
         assert_eq!(check(&answers, &there), [""; 0]);
-        // What nobody was told of may be there or not.
+        // What was not acknowledged may be there or not.
         assert_eq!(check(&answers[..2], &there), [""; 0]);
         assert_eq!(check(&answers[..2], &[]), [""; 0]);
     }

@@ -134,7 +134,7 @@ async fn login(
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    bail!("nobody could sign in")
+    bail!("no client could sign in")
 }
 
 /// Every event of this run that is there, with its history.

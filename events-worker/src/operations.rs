@@ -31,7 +31,7 @@ use failpoint::{crash_point, fault_point};
 use crate::domain::policy::{Action, Actor, Verdict, judge};
 use crate::store::{EventStore, EventTransaction};
 
-/// How often a write is judged anew because somebody else was faster.
+/// How often a write is judged anew because another writer was faster.
 const MAX_ATTEMPTS: usize = 5;
 
 /// Answers `events.*`.
@@ -65,7 +65,7 @@ trait Mutation<O: Operation>: Sync {
 
 /// Why one attempt at a write did not succeed.
 enum Attempt<E> {
-    /// Somebody else was faster and nothing was written: what was judged has to be judged anew.
+    /// Another write was faster and nothing was written: what was judged has to be judged anew.
     Conflict,
     /// Trying again would not help.
     Failed(Failure<E>),
@@ -92,7 +92,7 @@ impl Events {
     }
 
     /// Does `work` exactly once: in one transaction with its history row and, under a key, with the
-    /// answer that is kept. Whoever comes with the same key later, or at the same time, is given that one.
+    /// answer that is saved. A request with the same key, later or at the same time, is given that one.
     async fn write<O>(&self, cx: &Context, work: &impl Mutation<O>) -> Result<Answer, Failure<O::Error>>
     where
         O: Operation<Response: Replayable, Error: OperationError>,
@@ -120,7 +120,7 @@ impl Events {
             Err(Attempt::Failed(Failure::Refused(error))) => match (error.into_problem(), &cx.write) {
                 (problem, Some(_)) if is_kept(problem.kind.status()) => (Answer::refusal(&problem, cx), None),
                 (problem, Some(write)) => {
-                    // Nobody waits for a second connection while they hold one.
+                    // No request waits for a second connection while it holds one.
                     drop(transaction);
                     // An earlier attempt of the same write may have succeeded, and be the reason.
                     let saved = self.store.find_saved(write).await?;
@@ -138,14 +138,14 @@ impl Events {
         {
             drop(transaction);
             // Gone again when it was too old: then this write is a new one.
-            let kept = self.store.find_saved(write).await.map_err(|error| {
+            let saved = self.store.find_saved(write).await.map_err(|error| {
                 tracing::warn!(%error, "could not look up an answer that is there");
                 let unknown =
                     Problem::new(ProblemType::Unavailable, "the answer cannot be looked up at the moment");
                 Failure::Problem(unknown.with_outcome(Outcome::Unknown))
             })?;
-            let kept = kept.ok_or(Attempt::Conflict)?;
-            return write.replay(kept).map_err(|reason| Attempt::Failed(reason.into()));
+            let saved = saved.ok_or(Attempt::Conflict)?;
+            return write.replay(saved).map_err(|reason| Attempt::Failed(reason.into()));
         }
         crash_point!("answer-kept");
         match transaction.commit().await {
@@ -160,7 +160,7 @@ impl Events {
         Ok(answer)
     }
 
-    /// The commit was not answered. Under a key the kept answer says whether it took effect; that it is
+    /// The commit was not answered. Under a key the saved answer says whether it took effect; that it is
     /// not there says nothing: the server may still be at it.
     async fn after_lost_commit<E>(
         &self,
@@ -169,13 +169,13 @@ impl Events {
         error: StoreError,
     ) -> Result<Answer, Attempt<E>> {
         if let Some(write) = &cx.write
-            && let Ok(Some(kept)) = self.store.find_saved(write).await
+            && let Ok(Some(saved)) = self.store.find_saved(write).await
         {
             tracing::warn!(%error, "a commit was not answered, but took effect");
-            if kept == write.to_saved(&answer, cx) {
+            if saved == write.to_saved(&answer, cx) {
                 return Ok(answer);
             }
-            return write.replay(kept).map_err(|reason| Attempt::Failed(reason.into()));
+            return write.replay(saved).map_err(|reason| Attempt::Failed(reason.into()));
         }
         Err(Attempt::Failed(error.into()))
     }

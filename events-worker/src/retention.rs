@@ -1,4 +1,4 @@
-//! What is done to old rows, a few at a time: answers that nobody may ask for any more are forgotten, texts that an
+//! What is done to old rows, a few at a time: answers that are past their promised time are forgotten, texts that an
 //! earlier version has folded are folded anew.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::store::EventStore;
 
-/// How long answers are kept, in seconds: longer than the leases in JetStream, which point to them.
+/// How long answers are saved, in seconds: longer than the leases in JetStream, which point to them.
 const RETENTION_SECONDS: i64 = 72 * 60 * 60;
 /// Answers removed in one transaction, so that no writer waits long for it.
 const BATCH: i64 = 500;

@@ -37,10 +37,10 @@ pub trait EventStore: Send + Sync + 'static {
     /// One page of the events a viewer may see.
     async fn list(&self, query: &ListQuery, deadline: Instant) -> Result<Listing, StoreError>;
 
-    /// The answer that is kept under this write's key.
+    /// The answer that is saved under this write's key.
     async fn find_saved(&self, write: &IdempotentRequest) -> Result<Option<SavedResponse>, StoreError>;
 
-    /// Removes up to `limit` of the answers that were kept before `before`; returns how many.
+    /// Removes up to `limit` of the answers that were saved before `before`; returns how many.
     async fn forget_answers(
         &self,
         before: Timestamp,
@@ -61,7 +61,7 @@ pub trait EventStore: Send + Sync + 'static {
     ) -> Result<Vec<PlacedEntry>, StoreError>;
 }
 
-/// One change to one event, with its history row and the answer to whoever asked for it. Nothing is visible before [`commit`](Self::commit).
+/// One change to one event, with its history row and the response to its caller. Nothing is visible before [`commit`](Self::commit).
 #[async_trait]
 pub trait EventTransaction: Send {
     /// The event as this transaction sees it.
@@ -71,10 +71,10 @@ pub trait EventTransaction: Send {
     async fn insert(&mut self, event: &Event) -> Result<bool, StoreError>;
 
     /// Writes `next` over the event it was made from, if that still stands at `status` and `version`.
-    /// `false` when somebody else was faster.
+    /// `false` when another writer was faster.
     async fn replace(&mut self, next: &Event, status: EventStatus, version: i64) -> Result<bool, StoreError>;
 
-    /// Removes the event, if it still stands at its status and version. `false` when somebody else
+    /// Removes the event, if it still stands at its status and version. `false` when another write
     /// was faster.
     async fn remove(&mut self, event: &Event) -> Result<bool, StoreError>;
 
@@ -86,7 +86,7 @@ pub trait EventTransaction: Send {
         entry: &HistoryEntry,
     ) -> Result<(), StoreError>;
 
-    /// Keeps the answer to `write`, given at `now`. `false` when one is kept under its key already; then
+    /// Saves the answer to `write`, given at `now`. `false` when one is saved under its key already; then
     /// this transaction must be dropped.
     async fn save_response(
         &mut self,

@@ -86,7 +86,7 @@ pub struct Config {
     /// Seconds a connection is kept between two requests: longer than the load balancer in front keeps it
     #[arg(long, env = "EVENTBOARD_IDLE_TIMEOUT", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub idle_timeout: u64,
-    /// Connections at once; one more closes the one whose client has kept us waiting for longest
+    /// Connections at once; one more closes the one whose client has kept the gateway waiting for longest
     #[arg(long, env = "EVENTBOARD_MAX_CONNECTIONS", default_value_t = 4096, value_parser = at_least_one)]
     pub max_connections: usize,
     /// Reads, and as many writes, that may be under way at each service; one more gets 503

@@ -107,7 +107,7 @@ async fn serve(
     let closing = CancellationToken::new();
     let close = async {
         shutdown.cancelled().await;
-        // Whoever distributes requests asks /readyz, and stops sending them here.
+        // Load balancers ask /readyz, and stop sending requests here.
         tokio::time::sleep(Duration::from_secs(config.drain_delay)).await;
         closing.cancel();
         std::future::pending::<()>().await;
@@ -151,7 +151,7 @@ fn router(gateway: Arc<AppState>, status: &Status) -> Router {
         .merge(api_docs::routes())
         .fallback(middleware::unknown_route)
         .layer(limit)
-        // Whoever asks these must not be kept from it by anybody else's requests.
+        // Outside the rate limit: probes must not be kept out by other requests.
         .merge(service::health_routes(status))
 }
 

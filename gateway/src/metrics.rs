@@ -50,7 +50,7 @@ impl Metrics {
                 .build(),
             _breakers: Arc::new(gauge.build()),
         };
-        // There from the beginning: whoever asks for them must not take nothing for an error of theirs.
+        // Exported from the beginning, as zero: a missing metric looks like a mistake in the query.
         for counter in [&this.retries, &this.rejections, &this.transitions] {
             counter.add(0, &[]);
         }

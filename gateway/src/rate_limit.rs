@@ -24,7 +24,7 @@ use crate::state::AppState;
 
 /// Clients that have been quiet long enough to have their whole quota are forgotten this often.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
-/// Who adds the address of whoever it speaks to.
+/// The header to which each proxy appends the address of its client.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// A setting: `off`, or requests per second and at once.

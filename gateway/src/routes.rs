@@ -179,9 +179,9 @@ fn name_write(repeat: Repeat, given: Option<IdempotencyKey>) -> Option<(Idempote
 /// `Link: …; rel="next"` (RFC 8288): the same query, continued at `cursor`.
 fn next_link(path: &str, query: &str, cursor: &str) -> String {
     let mut next = form_urlencoded::Serializer::new(String::new());
-    let kept =
+    let others =
         form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "cursor" && name != "page");
-    next.extend_pairs(kept).append_pair("cursor", cursor);
+    next.extend_pairs(others).append_pair("cursor", cursor);
     format!("<{path}?{}>; rel=\"next\"", next.finish())
 }
 
@@ -202,7 +202,7 @@ fn respond<O: Operation>(reply: Reply, uri: &Uri, wait: Option<Duration>) -> Res
     };
     let failed = status.is_client_error() || status.is_server_error();
     set(header::CONTENT_TYPE, has_body.then_some(if failed { PROBLEM_JSON } else { "application/json" }));
-    // Answers with tokens in them must not be kept by anybody.
+    // Responses with tokens in them must not be cached.
     let private = O::ACCESS != Access::Public && !O::SUBJECT.starts_with("auth.");
     set(header::CACHE_CONTROL, Some(if private { "private, no-cache" } else { "no-store" }));
     set(header::ETAG, reply.etag.as_deref());

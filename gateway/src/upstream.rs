@@ -53,7 +53,7 @@ pub(crate) struct Exchange {
 
 impl Upstream {
     /// Reaches the workers through `client`. Of each service, as many reads and as many writes may be under
-    /// way at once. Without `breakers`, whoever fails is asked all the same.
+    /// way at once. Without `breakers`, a failing worker is called all the same.
     pub(crate) fn new(client: RequestClient, max_in_flight: usize, breakers: bool) -> Self {
         let service = |name| Service {
             name,

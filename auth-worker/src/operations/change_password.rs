@@ -71,7 +71,7 @@ impl Auth {
                 return Ok(());
             }
         }
-        // Another request with the same key may have changed it: then nobody guessed, and its answer is given.
+        // Another request with the same key may have changed it: then it was no guess, and its answer is given.
         if let Some(saving) = &finish.saving
             && self.store.saved_answer(saving).await?.is_some()
         {

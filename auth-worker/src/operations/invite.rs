@@ -41,7 +41,7 @@ impl Auth {
             expires_at,
         };
         self.store.create_invitation(new, &finish).await?;
-        tracing::info!(by = %principal.user_id, role = request.role.as_str(), "invited somebody");
+        tracing::info!(by = %principal.user_id, role = request.role.as_str(), "invited a user");
         Ok(Invitation { invitation, expires_at })
     }
 }

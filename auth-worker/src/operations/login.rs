@@ -31,7 +31,7 @@ impl Auth {
                 break;
             }
             tried.clone_from(&stored);
-            // An unknown address is verified against a hash nobody has the password of.
+            // An unknown address is verified against a hash of an unknown password.
             let verified = self.hasher.verify(password.clone(), stored, cx.deadline).await;
             let verified = verified.map_err(hasher_failure)?;
             let (user, stored) = match known {

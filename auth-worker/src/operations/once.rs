@@ -11,7 +11,7 @@ impl Auth {
     /// Does `work` unless it was done under the same key before: then its answer is given again, or, where that held
     /// a secret, the answer that it was given. What is refused is not saved: nothing was done.
     ///
-    /// Keys belong to the caller; where nobody has signed in, to `address`.
+    /// Keys belong to the caller; without one, to `address`.
     pub(super) async fn once<O, Fut>(
         &self,
         cx: &Context,

@@ -18,7 +18,7 @@ enum Verdict {
     Rotate,
     /// It was replaced a moment ago: its owner is given the same successor again.
     SameSuccessor,
-    /// It was replaced before: somebody has a copy, and nobody can say who is the thief. The session ends.
+    /// It was replaced before: there is a copy, and it is unknown which is the thief's. The session ends.
     Reused,
     /// The session is over, or does not know this token yet, as after a restore from a backup.
     Refused,

@@ -1,4 +1,4 @@
-//! Answers to writes that a client has named: saved in the transaction of their effect, so that whoever repeats the
+//! Answers to writes that a client has named: saved in the transaction of their effect, so that a retry of the
 //! write finds them. What they say is sealed, and secrets are left out.
 
 use std::fmt;
@@ -28,7 +28,7 @@ const DELETE_OLD: Sql = Sql {
          (SELECT scope, key_hash FROM saved_answers WHERE saved_at < $1 ORDER BY saved_at LIMIT 10 FOR UPDATE SKIP LOCKED)",
 };
 
-/// How long an answer is kept, in seconds: longer than the 24 hours that are promised.
+/// How long an answer is saved, in seconds: longer than the 24 hours that are promised.
 const KEPT_SECONDS: i64 = 72 * 60 * 60;
 
 /// How a write ends: by when, and with which answer saved.

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// The pause after the first failure that is not free; each further one doubles it.
 const FIRST_PAUSE_MS: i64 = 1000;
-/// The longest pause: nobody is ever locked out for good.
+/// The longest pause: no account is ever locked for good.
 const LONGEST_PAUSE_MS: i64 = 15 * 60 * 1000;
-/// An attempt whose end nobody noted for so long counts as failed: its worker is gone.
+/// An attempt whose end was not noted for so long counts as failed: its worker is gone.
 const ABANDONED_MS: i64 = 15_000;
 
 /// How many failures are free.
@@ -80,7 +80,7 @@ impl AttemptCounter {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Whether somebody has signed in under this key, as far as it is remembered.
+    /// Whether there was a successful login under this key, as far as it is remembered.
     pub(super) fn knows_success(&self) -> bool {
         self.succeeded_at > 0
     }
@@ -214,7 +214,7 @@ mod tests {
         };
         assert_eq!(counter.admit(&network, start), Verdict::Refused(Duration::from_secs(8)));
         counter = counter.settle(&network, 0, Guessed::Right, start);
-        assert_eq!(counter.failures, 103, "whoever has an account of their own may not go on guessing");
+        assert_eq!(counter.failures, 103, "an attacker with an account may not go on guessing");
         // Once a minute it may fail for good, however long it has been busy.
         let mut now = start;
         for _ in 0..10_000 {
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(counter.admit(&LIMIT, 2000), Verdict::Wait);
         let withdrawn = counter.settle(&LIMIT, 1001, Guessed::NotTried, 2000);
         assert!(matches!(withdrawn.admit(&LIMIT, 2000), Verdict::Admitted(_)));
-        // Nobody noted how they ended; each is given up by itself, however busy the key is.
+        // Their ends were not noted; each is given up by itself, however busy the key is.
         let after = counter.aged(&LIMIT, 1001 + ABANDONED_MS);
         assert_eq!((after.failures, after.pending.len()), (2, 3));
         let all = admitted(&counter, 5000 + ABANDONED_MS);

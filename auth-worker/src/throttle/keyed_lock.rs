@@ -8,23 +8,23 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Attempts in one line; whoever comes then is told to come back, and keeps nobody else from this worker.
+/// Attempts in one line; one more is told to come back later, and blocks no others.
 const LONGEST: usize = 64;
 
-/// The lines of all keys under which anybody waits.
+/// The lines of all keys under which an attempt waits.
 #[derive(Debug, Default)]
 pub(super) struct KeyedLock(Mutex<HashMap<String, Arc<Line>>>);
 
 /// Those who wait under one key.
 #[derive(Debug)]
 struct Line {
-    /// Closed once the first one has been refused: then everybody behind it is.
+    /// Closed once the first one has been refused: then all behind it are.
     guard: Arc<Semaphore>,
     /// For how long.
     refused: OnceLock<Duration>,
 }
 
-/// The place of one attempt in its line. Whoever drops it leaves.
+/// The place of one attempt in its line. Dropping it leaves the line.
 #[derive(Debug)]
 pub(super) struct KeyedLockGuard<'a> {
     locks: &'a KeyedLock,
@@ -33,7 +33,7 @@ pub(super) struct KeyedLockGuard<'a> {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Why somebody's turn did not come.
+/// Why an attempt's turn did not come.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LockRefused {
     /// The line is too long, or it did not come in time.
@@ -43,7 +43,7 @@ pub(super) enum LockRefused {
 }
 
 impl KeyedLock {
-    /// Waits under `key` until everybody who came before has left the line.
+    /// Waits under `key` until all that came before have left the line.
     ///
     /// # Errors
     /// [`LockRefused`].
@@ -80,10 +80,10 @@ impl KeyedLock {
 }
 
 impl KeyedLockGuard<'_> {
-    /// Refuses everybody behind this one, too: they came before the pause was over.
+    /// Refuses all behind this one, too: they came before the pause was over.
     pub(super) fn refuse_others(self, pause: Duration) {
         let mut lines = self.locks.0.lock();
-        // Whoever comes from here on stands in a new line.
+        // Attempts from here on stand in a new line.
         lines.remove(self.key);
         drop(lines);
         let _ = self.line.refused.set(pause);

@@ -3,7 +3,7 @@
 use contract::auth::Role;
 use contract::events::EventStatus;
 
-/// What somebody wants to do with an existing event.
+/// What a caller wants to do with an existing event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Read it.

@@ -244,15 +244,15 @@ async fn a_commit_without_an_answer_is_looked_up_under_its_key() {
             end_date: Timestamp::parse("2026-01-02T00:00:00Z").unwrap(),
         };
         let answer = HandleKeyed::<Create>::handle(&events, &cx, request).await;
-        let kept = inner.find_saved(&write).await.unwrap();
+        let saved = inner.find_saved(&write).await.unwrap();
         match (keyed, takes_effect) {
             (true, true) => {
                 let answer = answer.unwrap();
                 assert_eq!((answer.status, &answer.first), (201, &None));
-                assert_eq!(kept.unwrap().body, answer.body);
+                assert_eq!(saved.unwrap().body, answer.body);
             }
-            (true, false) => assert_eq!((answer, kept), (Err(Failure::CommitUnknown), None)),
-            (false, _) => assert_eq!((answer, kept), (Err(Failure::CommitUnknown), None)),
+            (true, false) => assert_eq!((answer, saved), (Err(Failure::CommitUnknown), None)),
+            (false, _) => assert_eq!((answer, saved), (Err(Failure::CommitUnknown), None)),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What was done under one correlation id, for the operator: whoever asks has the database's password, and
-//! nothing is made or migrated for them.
+//! What was done under one correlation id, for an operator, who has the database's password: nothing
+//! is created or migrated.
 
 use std::time::Duration;
 

@@ -62,7 +62,7 @@ impl Cursor {
     }
 }
 
-/// Times in a cursor are Unix milliseconds: shorter than text, and nobody reads them.
+/// Times in a cursor are Unix milliseconds: shorter than text, and not for people to read.
 mod unix_millis {
     use contract::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de};

@@ -18,7 +18,7 @@ use crate::problem::render;
 
 /// The gateway's name in log lines and traces.
 pub const NAME: &str = "gateway";
-/// What a request is accounted under whose client did not wait for the answer; nobody is sent it.
+/// The status under which a request is counted whose client did not wait for the answer; it is never sent.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// A client's headers. One that is sent twice counts as not sent.

@@ -18,7 +18,7 @@ const JITTER: f64 = 0.2;
 /// So many probes in a row must succeed, one at a time.
 const PROBES: u32 = 3;
 
-/// What a call says about whoever was called.
+/// What a call says about the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// They work, whatever they said.
@@ -148,7 +148,7 @@ impl Breaker {
         }
     }
 
-    /// Gives a permit back whose call said nothing about whoever was called: its client went away, say.
+    /// Gives a permit back whose call said nothing about the worker: its client went away, say.
     pub(crate) fn abandon(&mut self, permit: &Permit) {
         if let Inner::HalfOpen { probing, .. } = &mut self.state
             && permit.generation == self.generation

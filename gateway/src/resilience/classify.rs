@@ -12,7 +12,7 @@ use super::breaker::Signal;
 pub(crate) enum Classification {
     /// There is no connection to the broker; nothing was sent.
     NotConnected,
-    /// Nobody listens; nothing ran.
+    /// No worker listens; nothing ran.
     NoResponders,
     /// The message is larger than the broker takes; nothing was sent.
     TooLarge,
@@ -120,18 +120,18 @@ impl Classification {
         matches!(self, Self::Success | Self::Refused | Self::KeyInProgress)
     }
 
-    /// Whether it may have been carried out, and nobody knows.
+    /// Whether it may have been carried out, and that is unknown.
     pub(crate) const fn leaves_unknown(self) -> bool {
         matches!(self, Self::TimedOut | Self::ConnectionLost | Self::CommitUnknown | Self::MalformedReply)
     }
 
     /// What it says to the breaker; `None`: nothing about the worker or its database.
     ///
-    /// A breaker stands before everybody's requests, so it counts nothing that belongs to one request, one object or
+    /// A breaker stands before all requests, so it counts nothing that belongs to one request, one object or
     /// one caller (`docs/adr/0014-resilience.md`).
     pub(crate) const fn signal(self) -> Option<Signal> {
         match self {
-            // The broker is a matter of its own, and says at once that nobody listens: a breaker would not answer
+            // The broker is a matter of its own, and says at once that no worker listens: a breaker would not answer
             // sooner, but would not notice a worker's return. A worker without room works: with a breaker open it
             // would not.
             Self::NotConnected
@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// The table of the design, one row per failure: its status and what the client is told of the outcome of
-    /// a write, whether the gateway sends it again, what it says to the breaker. Whether an answer is kept
+    /// a write, whether the gateway sends it again, what it says to the breaker. Whether an answer is saved
     /// under the key is for the worker to decide (`is_kept`).
     #[test]
     fn every_failure_is_treated_as_the_table_says() {

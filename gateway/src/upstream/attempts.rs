@@ -15,7 +15,7 @@ use crate::resilience::breaker::Signal;
 use crate::resilience::classify::Classification;
 use crate::resilience::retry::{self, ATTEMPTS, delay};
 
-/// How long workers take to be back after their broker is lost, about: before another attempt where nobody
+/// How long workers take to be back after their broker is lost, about: before another attempt where no worker
 /// listens; twice as long before the one after it.
 const RETURN_TIME: Duration = Duration::from_millis(200);
 
@@ -54,7 +54,7 @@ pub(super) struct Attempts<'a> {
     reason: Classification,
     /// What the caller is told, as things stand.
     outcome: Option<Result<Reply, Problem>>,
-    /// Whether an attempt may have been carried out, and nobody knows.
+    /// Whether an attempt may have been carried out, and that is unknown.
     is_unknown: bool,
 }
 

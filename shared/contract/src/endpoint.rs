@@ -12,7 +12,7 @@ use crate::{
     Problem, Replayable, RequestDecoder, RequestIds, Response, SavedResponse,
 };
 
-/// An answer, ready for the wire: a success, or a refusal that is kept and given out again like one.
+/// An answer, ready for the wire: a success, or a refusal that is saved and given out again like one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status.
@@ -73,7 +73,7 @@ type RunTyped<H, R> = fn(Arc<H>, Arc<Context>, R) -> Pending<Result<Answer, Prob
 type Run<H> = Box<dyn FnOnce(Arc<H>, Arc<Context>) -> Pending<Result<Answer, Problem>> + Send>;
 
 /// Looks an answer up.
-type Kept<H> =
+type FindSaved<H> =
     Box<dyn Fn(Arc<H>, IdempotentRequest) -> Pending<Result<Option<SavedResponse>, Problem>> + Send + Sync>;
 
 /// Decodes and checks a payload.
@@ -84,7 +84,7 @@ pub struct Endpoint<H> {
     /// The operation.
     pub description: Description,
     decode: Decode<H>,
-    kept: Option<Kept<H>>,
+    find_saved: Option<FindSaved<H>>,
 }
 
 /// A request that keeps every rule of its schema.
@@ -134,10 +134,10 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
         O: Operation<Response: Replayable>,
         H: HandleKeyed<O>,
     {
-        let kept: Kept<H> = Box::new(|handler, write| {
+        let find_saved: FindSaved<H> = Box::new(|handler, write| {
             Box::pin(async move { handler.find_saved(&write).await.map_err(Failure::into_problem) })
         });
-        Self::bind::<O>(Some(kept), |handler, cx, request| {
+        Self::bind::<O>(Some(find_saved), |handler, cx, request| {
             Box::pin(async move { handler.handle(&cx, request).await.map_err(Failure::into_problem) })
         })
     }
@@ -153,7 +153,7 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
         })
     }
 
-    fn bind<O: Operation>(kept: Option<Kept<H>>, run: RunTyped<H, O::Request>) -> Self {
+    fn bind<O: Operation>(find_saved: Option<FindSaved<H>>, run: RunTyped<H, O::Request>) -> Self {
         let decoder = RequestDecoder::<O::Request>::new();
         Self {
             description: Description::of::<O>(),
@@ -161,7 +161,7 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
                 let (body, request) = decoder.decode(payload)?;
                 Ok(Decoded { body, run: Box::new(move |handler, cx| run(handler, cx, request)) })
             }),
-            kept,
+            find_saved,
         }
     }
 
@@ -173,7 +173,7 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
         (self.decode)(payload)
     }
 
-    /// The answer kept for `write`; `None` also when the operation keeps none.
+    /// The answer saved for `write`; `None` also when the operation saves none.
     ///
     /// # Errors
     /// [`ProblemType::Unavailable`].
@@ -182,8 +182,8 @@ impl<H: Send + Sync + 'static> Endpoint<H> {
         handler: Arc<H>,
         write: IdempotentRequest,
     ) -> Pending<Result<Option<SavedResponse>, Problem>> {
-        match &self.kept {
-            Some(kept) => kept(handler, write),
+        match &self.find_saved {
+            Some(find_saved) => find_saved(handler, write),
             None => Box::pin(std::future::ready(Ok(None))),
         }
     }

@@ -57,7 +57,7 @@ impl<E> Failure<E> {
         Self::Internal
     }
 
-    /// Logs a failed commit. Whether it took effect before it failed, nobody can say.
+    /// Logs a failed commit. It is unknown whether it took effect before.
     pub fn commit_unknown(cause: &dyn Display) -> Self {
         tracing::error!(error = %cause, "a commit failed; its effect is unknown");
         Self::CommitUnknown

@@ -1,4 +1,4 @@
-//! Keyed writes: what identifies one intended write, and the answer that is kept for it.
+//! Keyed writes: what identifies one intended write, and the answer that is saved for it.
 
 use std::future::Future;
 
@@ -13,8 +13,8 @@ use super::{
     Answer, Context, EntityTag, Failure, IdempotencyKey, Operation, Principal, RequestIds, Response,
 };
 
-/// Responses that hold no secret, and so may be kept and given out again. Sealed: what a login or an
-/// invitation returns cannot be kept, because it does not compile.
+/// Responses that hold no secret, and so may be saved and given out again. Sealed: what a login or an
+/// invitation returns cannot be saved, because it does not compile.
 ///
 /// ```
 /// fn keep<T: contract::Replayable>() {}
@@ -79,7 +79,7 @@ pub struct SavedResponse {
     pub body: Bytes,
 }
 
-/// Why a kept answer is not given out again.
+/// Why a saved answer is not given out again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoReplay {
     /// The key was used for another operation, object or body.
@@ -99,7 +99,7 @@ impl<E> From<NoReplay> for Failure<E> {
 
 impl IdempotentRequest {
     /// The write that `principal` names `key`: `subject` with `body`, which holds the path's id, too. Who has no token
-    /// is nobody of no organisation.
+    /// is the nil user of the nil organisation.
     pub fn new(
         principal: Option<&Principal>,
         key: &IdempotencyKey,
@@ -123,29 +123,29 @@ impl IdempotentRequest {
         }
     }
 
-    /// The kept answer, to be given out again for this write.
+    /// The saved answer, to be given out again for this write.
     ///
     /// # Errors
     /// [`NoReplay`].
-    pub fn replay(&self, kept: SavedResponse) -> Result<Answer, NoReplay> {
-        if kept.fingerprint != self.fingerprint {
+    pub fn replay(&self, saved: SavedResponse) -> Result<Answer, NoReplay> {
+        if saved.fingerprint != self.fingerprint {
             return Err(NoReplay::OtherWrite);
         }
-        if self.role < kept.role {
+        if self.role < saved.role {
             return Err(NoReplay::RoleLowered);
         }
         let damaged = fault_point!("damage-replay");
         Ok(Answer {
-            status: kept.status,
-            body: if damaged { [&kept.body, &b" "[..]].concat().into() } else { kept.body },
-            etag: kept.etag,
-            location: kept.location,
+            status: saved.status,
+            body: if damaged { [&saved.body, &b" "[..]].concat().into() } else { saved.body },
+            etag: saved.etag,
+            location: saved.location,
             next_cursor: None,
-            first: Some(kept.first),
+            first: Some(saved.first),
         })
     }
 
-    /// What is kept of `answer`, which the request `cx` was given.
+    /// What is saved of `answer`, which the request `cx` was given.
     pub fn to_saved(&self, answer: &Answer, cx: &Context) -> SavedResponse {
         SavedResponse {
             fingerprint: self.fingerprint,
@@ -159,7 +159,7 @@ impl IdempotentRequest {
     }
 }
 
-/// Statuses of refusals that are kept: they were judged on what is stored, and stay what they are. 412 is not among
+/// Statuses of refusals that are saved: they were judged on what is stored, and stay what they are. 412 is not among
 /// them: nothing was done, and a precondition that is corrected makes it another request.
 pub const fn is_kept(status: u16) -> bool {
     matches!(status, 200..=299 | 404 | 409 | 422)
@@ -179,17 +179,17 @@ fn canonical(value: &Value) -> Value {
     }
 }
 
-/// Where a worker looks up the answers it has kept.
+/// Where a worker looks up the answers it has saved.
 pub trait SavedResponses: Send + Sync + 'static {
-    /// The answer kept under this write's key, read on a connection of its own.
+    /// The answer saved under this write's key, read on a connection of its own.
     fn find_saved(
         &self,
         write: &IdempotentRequest,
     ) -> impl Future<Output = Result<Option<SavedResponse>, Failure<std::convert::Infallible>>> + Send;
 }
 
-/// A worker's side of one operation that is done once per key, and whose answers may hold secrets: they are not kept
-/// by anybody else, and not as they are.
+/// A worker's side of one operation that is done once per key, and whose answers may hold secrets: they are not saved
+/// by others, and not as they are.
 pub trait HandleOnce<O: Operation>: Send + Sync + 'static {
     /// Carries the operation out for `cx.principal()`. Under a key that was used before, nothing happens, and the
     /// answer is the first one, or says that it was given.
@@ -203,7 +203,7 @@ pub trait HandleOnce<O: Operation>: Send + Sync + 'static {
 /// A worker's side of one keyed operation.
 pub trait HandleKeyed<O: Operation<Response: Replayable>>: SavedResponses {
     /// Carries the operation out for `cx.principal()`, and keeps the answer under `cx.write` in the
-    /// effect's own transaction. Where one is kept already, nothing happens and that one is returned.
+    /// effect's own transaction. Where one is saved already, nothing happens and that one is returned.
     fn handle(
         &self,
         cx: &Context,
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn answers_are_given_out_again_to_the_same_write_and_no_lesser_role() {
         let first = write("events.submit", r#"{"id":"a"}"#);
-        let kept = SavedResponse {
+        let saved = SavedResponse {
             fingerprint: first.fingerprint,
             role: Role::Moderator,
             first: RequestIds {
@@ -270,15 +270,15 @@ mod tests {
             location: None,
             body: Bytes::from_static(b"{}"),
         };
-        let again = first.replay(kept.clone()).unwrap();
-        assert_eq!((again.status, &again.body, again.etag), (200, &kept.body, kept.etag));
-        assert_eq!(again.first, Some(kept.first.clone()));
+        let again = first.replay(saved.clone()).unwrap();
+        assert_eq!((again.status, &again.body, again.etag), (200, &saved.body, saved.etag));
+        assert_eq!(again.first, Some(saved.first.clone()));
         let raised = IdempotentRequest { role: Role::Admin, ..first.clone() };
-        assert!(raised.replay(kept.clone()).is_ok());
+        assert!(raised.replay(saved.clone()).is_ok());
         let lowered = IdempotentRequest { role: Role::User, ..first };
-        assert_eq!(lowered.replay(kept.clone()).unwrap_err(), NoReplay::RoleLowered);
+        assert_eq!(lowered.replay(saved.clone()).unwrap_err(), NoReplay::RoleLowered);
         let other = write("events.submit", r#"{"id":"b"}"#);
-        assert_eq!(other.replay(kept).unwrap_err(), NoReplay::OtherWrite);
+        assert_eq!(other.replay(saved).unwrap_err(), NoReplay::OtherWrite);
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use crate::{Description, Operation};
 ///
 /// Defines, in the calling module, `SERVICE`, `descriptions()` and the trait `$handlers`, which a worker
 /// implements by handling each operation. A listed operation without a handler is a compile
-/// error that names it. Keyed operations, whose answers are kept, stand in a list of their own.
+/// error that names it. Keyed operations, whose answers are saved, stand in a list of their own.
 #[macro_export]
 macro_rules! service {
     (

@@ -1,4 +1,4 @@
-//! Who may use a connection: everybody in their turn, and nobody who would wait for long.
+//! Admission to a pool's connections: first come, first served, and refused rather than kept waiting for long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::instrumented::InstrumentedConnection;
 use crate::metrics::{PoolName, Used};
 
 /// How long a request may wait for its turn. Who would wait for longer is refused while there is time to do
-/// something else: a queue that takes all the time its callers have does work for nobody.
+/// something else: a queue that takes all the time its callers have does useless work.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Connections beside the places, for who only asks whether the database answers.
@@ -32,7 +32,7 @@ pub(crate) struct Admission {
     committed: Arc<AtomicU64>,
 }
 
-/// A place that somebody has.
+/// A place that is taken.
 pub(crate) struct Permit {
     _permit: OwnedSemaphorePermit,
     _used: Used,

@@ -71,7 +71,7 @@ impl<DB: Database> Connection<DB> {
 
     /// Begins a transaction with this statement.
     pub(crate) async fn begin(&mut self, statement: SqlStr) -> Result<(), Error> {
-        // Given up half way, or when one of its statements failed, nobody knows whether it has begun: then the
+        // Given up half way, or when one of its statements failed, it is unknown whether it has begun: then the
         // connection is closed.
         self.unusable = true;
         let begun = DB::TransactionManager::begin(&mut self.inner, Some(statement)).await;

@@ -166,7 +166,7 @@ impl Transaction {
     /// long, and may do something else meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Expired`], with everything undone; [`StoreError::Commit`] when nobody can say whether it
+    /// [`StoreError::Expired`], with everything undone; [`StoreError::Commit`] when it is unknown whether it
     /// took effect.
     pub async fn commit(self) -> Result<(), StoreError> {
         match self {

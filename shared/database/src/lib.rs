@@ -81,7 +81,7 @@ pub enum StoreError {
     /// A write with this key has been answered already; the transaction is undone.
     #[error("a write with this key has been answered")]
     AlreadyAnswered,
-    /// The commit failed: whether it took effect before it did, nobody can say.
+    /// The commit failed: it is unknown whether it took effect before.
     #[error("a commit failed: {0}")]
     Commit(#[source] sqlx::Error),
     /// The statement or the row is not what the code expects.
@@ -251,7 +251,7 @@ impl<E> From<StoreError> for Failure<E> {
     }
 }
 
-/// Why a database does not pass its health check. Shown to everybody: without the reason, which may name what is
+/// Why a database does not pass its health check. Public: without the reason, which may name what is
 /// not public.
 #[derive(Debug, thiserror::Error)]
 pub enum PingError {

@@ -29,7 +29,7 @@ static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
         .with_unit("{timeout}")
         .with_description("Requests that were refused for want of a connection")
         .build();
-    // There from the beginning, for whoever asks.
+    // Exported from the beginning, as zero.
     timeouts.add(0, &[]);
     Instruments {
         timeouts,
@@ -85,7 +85,7 @@ impl PoolName {
     }
 }
 
-/// Somebody who waits for a connection.
+/// A request that waits for a connection.
 pub(crate) struct Waiting {
     pool: PoolName,
     begun: Instant,
@@ -187,7 +187,7 @@ impl Drop for Measured {
     }
 }
 
-/// The failure in one word: the database's own code, or what kept us from it.
+/// The failure in one word: the database's own code, or what prevented it.
 fn failure(error: &Error) -> String {
     let code = error.as_database_error().and_then(|error| error.code());
     code.map_or_else(

@@ -52,7 +52,7 @@ enum Found {
     #[default]
     Writable,
     NotWritable,
-    /// It has not: whoever asked did not wait for as long as the disk takes.
+    /// It has not: the caller did not wait for as long as the disk takes.
     Nothing,
 }
 

@@ -44,7 +44,7 @@ impl Revocation {
         }
     }
 
-    /// Whether whoever knows this one need not be told of `other`.
+    /// Whether this one covers `other`.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Session(id), Self::Session(other)) => id == other,
@@ -82,14 +82,14 @@ struct Known {
 }
 
 impl Revocations {
-    /// Nobody has looked yet.
+    /// Nothing has been read yet.
     pub fn unknown() -> Arc<Self> {
         let unknown = Arc::new(Self { known: RwLock::default(), looked: watch::Sender::new(None) });
         unknown.observe();
         unknown
     }
 
-    /// Has their number fetched with all other figures, and since when nobody has looked.
+    /// Exports their number, and the time since the last look.
     fn observe(self: &Arc<Self>) {
         let known = Arc::downgrade(self);
         let gauge = meter().u64_observable_gauge("eventboard.revocations.known");
@@ -107,7 +107,7 @@ impl Revocations {
         gauge
             .with_callback(move |observer| {
                 if let Some(known) = known.upgrade() {
-                    // Nobody has looked since then, as long as nobody has.
+                    // Counted from the start until the first look.
                     let looked = known.looked.borrow().unwrap_or(begun);
                     observer.observe(looked.elapsed().as_secs_f64(), &[]);
                 }
@@ -157,12 +157,12 @@ impl Revocations {
         self.len() == 0
     }
 
-    /// Whether anybody has looked at all.
+    /// Whether there was a look at all.
     pub fn are_known(&self) -> bool {
         self.looked.borrow().is_some()
     }
 
-    /// Waits until somebody has looked.
+    /// Waits for the first look.
     pub async fn known(&self) {
         let mut looked = self.looked.subscribe();
         // Fails only when the sender is gone, and `self` holds it.

@@ -24,7 +24,7 @@ pub enum TokenError {
     /// No key is known yet: nothing can be said about any token.
     #[error("no key is known yet")]
     NoKeys,
-    /// Nobody has looked yet which tokens are revoked.
+    /// It is not known yet which tokens are revoked.
     #[error("what is revoked is not known yet")]
     RevocationsUnknown,
     /// Not a JWT, or larger than 4 KiB.

@@ -21,7 +21,7 @@ use super::provision::{IDEMPOTENCY_BUCKET, KEYS_BUCKET, REVOCATIONS_BUCKET, THRO
 use super::{CallError, RequestClient, headers, metrics};
 use crate::key_value::{Entry, KeyValueError, KeyValueStore};
 
-/// How long JetStream may take; beyond it, whoever asked goes on without.
+/// How long JetStream may take; beyond it, the caller goes on without.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
 /// `wrong last sequence`, and the same found out while another write is on its way to the replicas.

@@ -82,7 +82,7 @@ pub enum CallError {
     /// There is no connection; nothing was sent.
     #[error("not connected to the broker")]
     NotConnected,
-    /// Nobody listens; nothing ran.
+    /// No worker listens; nothing ran.
     #[error("no worker listens")]
     NoResponders,
     /// The message is larger than the broker takes; nothing was sent.
@@ -178,7 +178,7 @@ impl RequestClient {
         let span = span::request(operation.subject, payload.len(), attempt);
         let mut attempt_made =
             Attempt { subject: operation.subject, span, begun: Instant::now(), ending: None };
-        // The message belongs to this span. Nothing else does, so nobody has to enter it whenever there is news.
+        // The message belongs to this span. Nothing else does, so it is not entered at every poll.
         let headers =
             attempt_made.span.in_scope(|| request_headers(call, attempt, Timestamp::now(), Instant::now()));
         let exchange = async {
@@ -300,7 +300,7 @@ struct Attempt {
     subject: &'static str,
     span: Span,
     begun: Instant,
-    /// Why it failed, if it did; `None` while nobody knows.
+    /// Why it failed, if it did; `None` while that is unknown.
     ending: Option<Option<&'static str>>,
 }
 

@@ -141,7 +141,7 @@ impl Connection {
         tokio::time::timeout_at(link.since + RECONNECT_GRACE, up).await.unwrap_or(false)
     }
 
-    /// Gives the link up and makes a new one; `false` when nobody takes that command.
+    /// Gives the link up and makes a new one; `false` when the client is gone.
     pub(super) async fn reconnect(&self) -> bool {
         // The library takes no command while it cannot write.
         let asked = tokio::time::timeout(RECONNECT_TIMEOUT, self.client.force_reconnect()).await;

@@ -111,7 +111,7 @@ impl Instance {
         format!("$SRV.{verb}.{}.{}", self.service, self.id)
     }
 
-    /// The answer to what was asked on `subject`; `None` to questions nobody has defined.
+    /// The answer to what was asked on `subject`; `None` to unknown questions.
     pub(super) fn answer(&self, subject: &str) -> Option<Vec<u8>> {
         let answer = match subject.split('.').nth(1)? {
             "PING" => serde_json::to_vec(&self.identity("io.nats.micro.v1.ping_response")),

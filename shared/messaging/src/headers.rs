@@ -43,7 +43,7 @@ pub const IF_MATCH: &str = "If-Match";
 pub const IF_NONE_MATCH: &str = "If-None-Match";
 /// The HTTP status of a successful reply.
 pub const STATUS: &str = "X-Status";
-/// What kept a failed reply's request from its answer: the last part of the problem's `type`.
+/// Why a failed reply failed: the last part of the problem's `type`.
 pub const PROBLEM: &str = "X-Problem";
 /// The cursor of the page that follows the one in a reply.
 pub const NEXT_CURSOR: &str = "X-Next-Cursor";

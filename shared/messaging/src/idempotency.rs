@@ -1,6 +1,6 @@
 //! One run per key at a time: a lease and a reply cache, shared by every worker through JetStream KV.
 //!
-//! The truth is the answer that is kept in the database, in the transaction of the effect. What is here may
+//! The truth is the answer that is saved in the database, in the transaction of the effect. What is here may
 //! be lost, stale or granted twice: that costs work, never a second effect.
 
 mod record;
@@ -67,7 +67,7 @@ enum Claim {
     Answered(Box<SavedResponse>),
     /// It has been answered, or is being: the database knows the answer, if there is one.
     Elsewhere { record: Record, revision: u64, is_done: bool },
-    /// The key is somebody else's, unless the database knows better.
+    /// The key was used for another request, unless the database knows better.
     OtherWrite,
 }
 
@@ -97,7 +97,7 @@ impl Idempotency {
         }
     }
 
-    /// Runs `run` unless the write has been answered or is being: then gives that answer out. `kept` looks
+    /// Runs `run` unless the write has been answered or is being: then gives that answer out. `find_saved` looks
     /// into the database. Completion of the lease goes on in `under_way` after the answer is returned.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Idempotency {
         write: &IdempotentRequest,
         longest_run: Duration,
         run: R,
-        kept: impl Fn() -> K,
+        find_saved: impl Fn() -> K,
         under_way: &TaskTracker,
     ) -> Result<Answer, Problem>
     where
@@ -129,8 +129,8 @@ impl Idempotency {
                     match (&outcome, lease) {
                         // The record was lost, and the key is another write's.
                         (Err(problem), lease) if problem.kind == ProblemType::KeyReused => {
-                            let kept = kept().await.ok().flatten();
-                            let done = lease.record.done(kept.as_ref());
+                            let saved = find_saved().await.ok().flatten();
+                            let done = lease.record.done(saved.as_ref());
                             self.complete(&lease.key, done, lease.revision, under_way);
                         }
                         (_, lease) => self.settle(lease, cx, write, &outcome, under_way),
@@ -140,7 +140,7 @@ impl Idempotency {
                 Claim::RunUnleased => return run.await,
                 Claim::Answered(answer) => return replay(write, *answer),
                 Claim::OtherWrite => {
-                    return match kept().await? {
+                    return match find_saved().await? {
                         Some(answer) => replay(write, answer),
                         None => Err(refused(NoReplay::OtherWrite)),
                     };
@@ -148,7 +148,7 @@ impl Idempotency {
                 Claim::Elsewhere { record, revision, is_done } => {
                     // When it is known to be done, it must not be said that nothing was.
                     let known = if is_done { Outcome::Unknown } else { Outcome::None };
-                    if let Some(answer) = kept().await.map_err(|problem| problem.with_outcome(known))? {
+                    if let Some(answer) = find_saved().await.map_err(|problem| problem.with_outcome(known))? {
                         if !is_done {
                             self.complete(&key, record.done(Some(&answer)), revision, under_way);
                         }
@@ -234,9 +234,9 @@ impl Idempotency {
                     return Ok(Claim::Elsewhere { record, revision: entry.revision, is_done: false });
                 }
                 State::Done => {
-                    let kept = record.answer.clone().and_then(|answer| answer.into_saved(write.fingerprint));
-                    return Ok(match kept {
-                        Some(kept) => Claim::Answered(Box::new(kept)),
+                    let saved = record.answer.clone().and_then(|answer| answer.into_saved(write.fingerprint));
+                    return Ok(match saved {
+                        Some(saved) => Claim::Answered(Box::new(saved)),
                         None => Claim::Elsewhere { record, revision: entry.revision, is_done: true },
                     });
                 }
@@ -267,18 +267,18 @@ impl Idempotency {
         under_way: &TaskTracker,
     ) {
         let next = match outcome {
-            // Somebody else had answered it: the database has the first answer as it was.
+            // Another worker had answered it: the database has the first answer as it was.
             Ok(_) if fault_point!("forget-saved") => Record { state: State::Free, ..lease.record.clone() },
             Ok(answer) if answer.first.is_some() => lease.record.done(None),
             Ok(answer) => lease.record.done(Some(&write.to_saved(answer, cx))),
-            // It may have taken effect: whoever comes next looks into the database.
+            // It may have taken effect: the next run looks into the database.
             Err(problem) if problem.outcome == Outcome::Unknown => return,
             Err(_) => Record { state: State::Free, ..lease.record.clone() },
         };
         self.complete(&lease.key, next, lease.revision, under_way);
     }
 
-    /// The answer does not wait for this: whoever needs it finds the database meanwhile.
+    /// The answer does not wait for this: duplicates find it in the database meanwhile.
     fn complete(self: &Arc<Self>, key: &str, record: Record, revision: u64, under_way: &TaskTracker) {
         let (this, key) = (Arc::clone(self), key.to_owned());
         let write = async move {
@@ -348,8 +348,8 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
-fn replay(write: &IdempotentRequest, kept: SavedResponse) -> Result<Answer, Problem> {
-    write.replay(kept).map_err(refused)
+fn replay(write: &IdempotentRequest, saved: SavedResponse) -> Result<Answer, Problem> {
+    write.replay(saved).map_err(refused)
 }
 
 fn refused(reason: NoReplay) -> Problem {

@@ -1,4 +1,4 @@
-//! Records that several processes share: one revision per key, and no write over what somebody else wrote.
+//! Records that several processes share: one revision per key, and no blind overwrites.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,10 +29,10 @@ pub struct Entry {
 /// Why a record could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyValueError {
-    /// Somebody else wrote first, or is about to.
-    #[error("somebody else was faster")]
+    /// Another writer was first, or is about to be.
+    #[error("another writer was faster")]
     Conflict,
-    /// There was no answer, or one that helps nobody. A write may have happened.
+    /// There was no answer, or a useless one. A write may have happened.
     #[error("{0}")]
     Unavailable(String),
 }

@@ -57,7 +57,7 @@ struct Slot {
 /// Why a request got no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoReply {
-    /// Nobody listens on the subject: nothing ran.
+    /// No worker listens on the subject: nothing ran.
     NoResponders,
     /// The link was lost after the request was handed over: it may or may not have run.
     ConnectionLost,
@@ -123,7 +123,7 @@ impl Multiplexer {
         Ok(Self { prefix, slots, losses, ended, intruder, _reader: stop.drop_guard() })
     }
 
-    /// Registers a request to anybody.
+    /// Registers a request.
     pub(super) fn register(&self) -> Pending {
         self.register_under(&self.prefix, false)
     }
@@ -156,7 +156,7 @@ impl Multiplexer {
         Pending { token, slots: Arc::clone(&self.slots), reply, inbox: format!("{prefix}.{token}") }
     }
 
-    /// Resolves when no further reply can arrive: the subscription ended although nobody asked.
+    /// Resolves when no further reply can arrive: the subscription ended unasked.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
     }

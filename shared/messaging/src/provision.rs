@@ -27,7 +27,7 @@ pub(super) const THROTTLE_BUCKET: &str = "login-throttle";
 /// How long a failed login is remembered: much longer than the longest pause it leads to.
 const THROTTLE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How much the leases and answers may take of the broker's disk: whoever fills it must not keep revocations out.
+/// How much the leases and answers may take of the broker's disk: a full bucket must not keep revocations out.
 const IDEMPOTENCY_BYTES: i64 = 256 * 1024 * 1024;
 /// How much the failed logins may take of the broker's memory, at about 150 bytes each.
 const THROTTLE_BYTES: i64 = 32 * 1024 * 1024;
@@ -110,7 +110,7 @@ async fn provision_once(connection: &Connection, replicas: usize) -> Result<(), 
         (KEYS_BUCKET, "The public keys that verify access tokens", Duration::ZERO, file, -1),
         (IDEMPOTENCY_BUCKET, "Leases and answers of keyed writes", IDEMPOTENCY_AGE, file, IDEMPOTENCY_BYTES),
         (REVOCATIONS_BUCKET, "Access tokens that are not accepted any more", revocation_age, file, -1),
-        // Written for each login, and no loss but to whoever guesses: not worth a disk.
+        // Written for each login, and only a guesser gains by its loss: not worth a disk.
         (THROTTLE_BUCKET, "Failed logins, by hashes", THROTTLE_AGE, memory, THROTTLE_BYTES),
     ] {
         let bucket = kv::Config {

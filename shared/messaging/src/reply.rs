@@ -12,7 +12,7 @@ pub(super) struct OutgoingReply {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// The name of the problem that kept the request from its answer.
+    /// The name of the problem of a reply that failed.
     pub(super) problem: Option<&'static str>,
     /// The request that was given the same answer first.
     pub(super) first: Option<RequestIds>,

@@ -45,7 +45,7 @@ impl RevocationBucket {
     }
 
     /// Keeps `revocations` equal to what is written. By questions, not by a subscription: each answer proves
-    /// that nothing is missing, and nobody needs the right to make consumers (ADR 15).
+    /// that nothing is missing, and no service needs the right to make consumers (ADR 15).
     pub async fn follow(&self, revocations: &Revocations, health: &Health) -> ! {
         let mut position = Position::default();
         // Who has just started has no answer yet, and nothing to say about that.

@@ -34,11 +34,11 @@ use crate::idempotency::{self, Idempotency};
 const MAX_IN_FLIGHT: usize = 512;
 /// How long requests under way may take to end once the worker is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a write may go on after its deadline, for which nobody waits any more.
+/// How long a write may go on after its deadline, when its caller has stopped waiting.
 const OVERTIME: Duration = Duration::from_secs(5);
 /// How long the broker may take to put the service's subscriptions in force.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Every reply subject begins so: nobody can make a worker publish anywhere else. It is why the library's
+/// Every reply subject begins so: no message can make a worker publish anywhere else. It is why the library's
 /// service API is not used, which answers `$SRV` questions to whatever subject they name (ADR 9).
 const INBOX_PREFIX: &str = "_INBOX";
 
@@ -61,7 +61,7 @@ pub enum ServeError {
         /// What the largest request needs.
         needs: usize,
     },
-    /// A subscription ended although nobody asked: the connection is dead without saying so.
+    /// A subscription ended unasked: the connection is dead without saying so.
     #[error("the subscription of {0} ended; this process must be restarted")]
     EndpointEnded(&'static str),
 }
@@ -198,7 +198,7 @@ impl<H: Send + Sync + 'static> Server<H> {
         }
     }
 
-    /// Where an answer may be sent: an inbox, and none of our own, to which nobody else needs one. The exception is
+    /// Where an answer may be sent: an inbox, and none of our own, which no caller has reason to name. The exception is
     /// how an instance learns that its subscriptions are in force.
     fn judge_inbox(&self, reply: Option<&Subject>, is_ping: bool) -> Result<Subject, &'static str> {
         let reply = reply.ok_or("it has no reply subject: use request, not publish")?;
@@ -334,7 +334,7 @@ impl<H: Send + Sync + 'static> Work<H> {
         let mut running = self.under_way.spawn(run.in_current_span());
         let ended = tokio::time::timeout_at(deadline, &mut running).await;
         if ended.is_err() && operation.repeat == Repeat::Safe {
-            // A read whose caller has given up is of no use to anybody.
+            // A read whose caller has given up is of no use.
             running.abort();
         }
         match ended {
@@ -355,11 +355,11 @@ impl<H: Send + Sync + 'static> Work<H> {
         let endpoint = &self.endpoints[index];
         let run = decoded.run(Arc::clone(&self.handler), Arc::clone(&cx));
         match (&cx.write, &self.idempotency) {
-            // A gateway's own key is known to nobody else: the database alone guards it.
+            // Only the gateway knows a key of its own: the database alone guards it.
             (Some(write), Some(idempotency)) if write.origin == KeyOrigin::Client => {
-                let kept = || endpoint.find_saved(Arc::clone(&self.handler), write.clone());
+                let find_saved = || endpoint.find_saved(Arc::clone(&self.handler), write.clone());
                 let longest = endpoint.description.deadline;
-                let result = idempotency.once(&cx, write, longest, run, kept, &self.under_way).await;
+                let result = idempotency.once(&cx, write, longest, run, find_saved, &self.under_way).await;
                 idempotency::count_ending(&result);
                 result
             }

@@ -41,7 +41,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a connection is kept between two requests.
     pub idle_timeout: Duration,
-    /// Connections at once. One more closes the one whose client has kept us waiting for longest; while every
+    /// Connections at once. One more closes the one whose client has kept the gateway waiting for longest; while every
     /// one of them has a request under way, the new one is closed.
     pub max_connections: usize,
 }
@@ -129,7 +129,7 @@ async fn connection(
             slot.note_request();
             let mut answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
             if !slot.wait_for_client() {
-                // Nobody will read the rest of the body, so that the connection cannot be used again: say so
+                // The rest of the body is not read, so that the connection cannot be used again: say so
                 // before the client sends its next request into it.
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

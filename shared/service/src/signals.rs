@@ -11,7 +11,7 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
 
     let token = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // Whoever ignores it, as `nohup` does, wants the process to go on.
+    // Ignored at the start, as under `nohup`, it must not end the process.
     let mut hang_up = if ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) };
     let cancelled = token.clone();
     // Lives as long as the process, like the signals it waits for.

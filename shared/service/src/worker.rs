@@ -68,7 +68,7 @@ pub trait Worker: Send + Sized + 'static {
 pub struct WorkerContext {
     /// Sends requests and reads buckets.
     pub client: RequestClient,
-    /// The keys that tokens are verified with. Somebody must keep them up to date: the worker.
+    /// The keys that tokens are verified with. The worker keeps them up to date.
     pub keys: Arc<PublicKeys>,
     /// The bucket of revocations, which is followed.
     pub revocations: Arc<RevocationBucket>,

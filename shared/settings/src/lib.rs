@@ -103,7 +103,7 @@ impl<'a> SettingsCheck<'a> {
     /// Refuses the demo data: its passwords are public.
     pub fn demo(&mut self, wanted: bool) {
         if wanted {
-            self.forbid("EVENTBOARD_DEMO", "would create users whose passwords everybody knows");
+            self.forbid("EVENTBOARD_DEMO", "would create users whose passwords are public");
         }
     }
 
@@ -118,7 +118,7 @@ impl<'a> SettingsCheck<'a> {
 }
 
 /// Why a sample secret is refused.
-pub const SAMPLE: &str = "is a sample that everybody knows";
+pub const SAMPLE: &str = "is a public sample";
 
 /// A secret that stands in a file, which is read when the setting is.
 #[derive(Debug, Clone)]
@@ -147,7 +147,7 @@ pub fn parse<A: Parser>() -> A {
     parsed.unwrap_or_else(|error| match variable_of(&command, &error) {
         Some(variable) => {
             let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            // Nobody may be listening.
+            // Standard error may be closed.
             let _ = writeln!(std::io::stderr(), "{variable}: {why}");
             std::process::exit(EX_CONFIG.into())
         }
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(refused(&[("A", strong), ("B", &strong.replace('k', "K"))]), Ok(()));
         for (value, why) in [
             ("short", "A is shorter than 32 bytes"),
-            ("sample-password-of-the-gateway-0000", "A is a sample that everybody knows"),
+            ("sample-password-of-the-gateway-0000", "A is a public sample"),
             ("abababababababababababababababababab", "A has fewer than 12 different characters"),
         ] {
             assert_eq!(refused(&[("A", value)]), Err(vec![why.to_owned()]));

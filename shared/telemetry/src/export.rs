@@ -114,7 +114,7 @@ impl ShouldSample for UnlessClient {
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
-        // Contexts are inherited; only of the first span the parent is somebody else's.
+        // Contexts are inherited; only the first span's parent is of another process.
         let is_clients = |context: &&Context| {
             context.get::<Scope>().is_some_and(|scope| scope.from_client)
                 && context.span().span_context().is_remote()
@@ -122,7 +122,7 @@ impl ShouldSample for UnlessClient {
         let trusted = parent.filter(|context| !is_clients(context));
         let mut result = self.0.should_sample(trusted, trace_id, name, kind, attributes, links);
         if let Some(parent) = parent {
-            // What others have added to the trace goes on, whoever decides.
+            // What other vendors have added to the trace goes on.
             result.trace_state = parent.span().span_context().trace_state().clone();
         }
         result

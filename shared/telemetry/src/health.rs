@@ -80,7 +80,7 @@ impl Health {
         self.set(name, check);
     }
 
-    /// Notes a check that somebody else has made.
+    /// Notes a check that was made elsewhere.
     pub fn set(&self, name: &str, check: Check) {
         self.checks.send_modify(|checks| drop(checks.insert(name.to_owned(), check)));
     }
@@ -158,7 +158,7 @@ mod tests {
         let health = Health::new(&["broker"]);
         let ok = |health: &Health, name| health.observe(name, Duration::from_millis(2), Ok(None));
         let bad = |health: &Health, name| health.observe(name, Duration::ZERO, Err("away".to_owned()));
-        assert_eq!(health.report().status, Status::Fail, "nobody has looked yet");
+        assert_eq!(health.report().status, Status::Fail, "there was no look yet");
         ok(&health, "broker");
         ok(&health, "worker");
         assert_eq!(health.report().status, Status::Pass);

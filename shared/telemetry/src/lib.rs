@@ -52,7 +52,7 @@ impl Telemetry {
             Ok(tracers) => (tracers, None),
             Err(error) => (export::unsent(), Some(error)),
         };
-        // Without a thread for them there are no log lines, and nobody to say so to.
+        // Without a thread for them there are no log lines, and no way to report that.
         let output = settings.lines.then(Output::start).and_then(Result::ok);
         // Fails when a subscriber is set already, as in a test: then that one stays.
         let _ = subscriber(tracers.clone(), LogLayer::new(services, output.clone())).try_init();
@@ -106,7 +106,7 @@ fn subscriber(tracers: Tracers, lines: LogLayer) -> impl Subscriber {
     tracing_subscriber::registry().with(bridge).with(lines)
 }
 
-/// Waits for what blocks, on a thread that nobody else waits for: the runtime would, at its end, beyond any limit.
+/// Waits for what blocks, on a thread of its own: the runtime would, at its end, beyond any limit.
 async fn flush(shut_down: impl FnOnce() -> OTelSdkResult + Send + 'static) {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
@@ -137,9 +137,9 @@ pub(crate) mod tests {
 
     /// Keeps what a collector would be sent.
     #[derive(Debug, Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+    struct Recorded(Arc<Mutex<Vec<SpanData>>>);
 
-    impl SpanExporter for Kept {
+    impl SpanExporter for Recorded {
         async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
             self.0.lock().unwrap().extend(batch);
             Ok(())
@@ -154,17 +154,17 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn an_instrumented_function_is_a_span_below_the_request_it_is_called_for() {
-        let kept = Kept::default();
-        let provider = SdkTracerProvider::builder().with_simple_exporter(kept.clone()).build();
+        let recorded = Recorded::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(recorded.clone()).build();
         let tracers = Tracers::of(vec![("events-worker", provider)]);
         let _started = tracing::subscriber::set_default(subscriber(tracers, LogLayer::new(&[], None)));
         // Of no request, as in a loop in the background.
         weigh("stone").await;
-        assert_eq!(kept.0.lock().unwrap().len(), 0);
-        let (id, nobody) = (CorrelationId::parse("some").unwrap(), HashMap::new());
-        let request = span::process("events-worker", &id, &nobody, "events.get", "events", 2);
+        assert_eq!(recorded.0.lock().unwrap().len(), 0);
+        let (id, no_headers) = (CorrelationId::parse("some").unwrap(), HashMap::new());
+        let request = span::process("events-worker", &id, &no_headers, "events.get", "events", 2);
         weigh("stone").instrument(request).await;
-        let spans = kept.0.lock().unwrap();
+        let spans = recorded.0.lock().unwrap();
         let [weighed, request] = spans.as_slice() else { panic!("{spans:?}") };
         assert_eq!((weighed.name.as_ref(), request.name.as_ref()), ("weigh", "process events.get"));
         assert_eq!(weighed.parent_span_id, request.span_context.span_id());

@@ -214,9 +214,9 @@ mod tests {
 
     /// Keeps the lines that are written.
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Recorded(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Kept {
+    impl io::Write for Recorded {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend(text);
             Ok(text.len())
@@ -242,12 +242,12 @@ mod tests {
 
     /// The lines of what `log` logs.
     fn lines(format: Format, log: impl FnOnce()) -> Vec<String> {
-        let kept = Kept::default();
-        let output = Output::to(kept.clone()).unwrap();
+        let recorded = Recorded::default();
+        let output = Output::to(recorded.clone()).unwrap();
         let lines = lines_to(Some(output.clone()), "trace", format);
         tracing::subscriber::with_default(subscriber(export::unsent(), lines), log);
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(output.flush());
-        let written = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let written = String::from_utf8(recorded.0.lock().unwrap().clone()).unwrap();
         written.split_inclusive('\n').map(str::to_owned).collect()
     }
 

@@ -1,4 +1,4 @@
-//! Keeps an exporter that nobody listens to from filling the log.
+//! Keeps an exporter without a collector from filling the log.
 
 use std::collections::HashMap;
 

@@ -44,7 +44,7 @@ pub(crate) enum StartError {
     Collector(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
-/// Begins to collect, if anybody is to be told. Before, and in a process that never calls it, metrics cost and
+/// Begins to collect, if there is an exporter. Before, and in a process that never calls it, metrics cost and
 /// show nothing.
 pub(crate) fn start(
     services: &[&'static str],

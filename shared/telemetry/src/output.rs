@@ -1,4 +1,4 @@
-//! Writes log lines to standard output from a thread of its own: a reader that has stalled stops nobody's work.
+//! Writes log lines to standard output from a thread of its own: a stalled reader blocks no work.
 //!
 //! `tracing-appender` does the same, but for the end: its guard prints to standard output when its queue is full, and
 //! so waits for the very reader that has stalled.
@@ -34,7 +34,7 @@ pub(super) struct Output {
     dropped: Arc<Dropped>,
 }
 
-/// Lines that nobody will read.
+/// Lines that are lost.
 #[derive(Debug, Default)]
 struct Dropped {
     /// Since the process began.
@@ -71,7 +71,7 @@ impl Output {
         let (queue, waiting) = sync_channel(MAX_WAITING);
         let dropped = Arc::<Dropped>::default();
         let seen = Arc::clone(&dropped);
-        // Ends with the process, or when every clone of the sender is gone. Nobody waits for it for longer than
+        // Ends with the process, or when every clone of the sender is gone. It is waited for no longer than
         // the flush does.
         std::thread::Builder::new()
             .name("log lines".to_owned())
@@ -157,7 +157,7 @@ fn rest(duration: Duration) {
     std::thread::sleep(duration);
 }
 
-/// Writes the lines, and returns how many of them nobody will read: whoever was to may be gone.
+/// Writes the lines, and returns how many of them are lost: the reader may be gone.
 fn write_lines(writer: &mut impl Write, lines: &str) -> u64 {
     let mut left = lines.as_bytes();
     while !left.is_empty() {
@@ -165,7 +165,7 @@ fn write_lines(writer: &mut impl Write, lines: &str) -> u64 {
             Ok(0) => break,
             Ok(written) => left = &left[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Whoever shares the pipe with this process may have set it so.
+            // Another process that shares the pipe may have set it so.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => rest(RETRY),
             Err(_) => break,
         }

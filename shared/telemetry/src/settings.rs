@@ -54,7 +54,7 @@ impl Settings {
             // As if it were not set, when there is nothing in it that counts.
             if known.is_empty() { usual.to_vec() } else { known }
         };
-        // Sent only where somebody is named who takes it: a system that is started alone has nobody.
+        // Sent only where a collector is named: a system that is started alone has none.
         let is_named = |signal: &str| {
             set("OTEL_EXPORTER_OTLP_ENDPOINT").is_some()
                 || set(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")).is_some()
@@ -165,7 +165,7 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
-/// What of the variables that the SDK reads, or that nobody does, has no effect.
+/// Variables that have no effect, whether the SDK reads them or not.
 fn unusable(set: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let mut complaints = Vec::new();
     let set = &set;

@@ -1,7 +1,7 @@
 //! Every span that is exported: what it is called, of which kind it is, and what it says.
 //!
 //! Names and attributes follow OpenTelemetry's semantic conventions; NATS and its key-value buckets are not
-//! registered there and appear as `nats` and `nats_kv`. Nobody's password, token, address or text is among them.
+//! registered there and appear as `nats` and `nats_kv`. No password, token, address or text of a user is among them.
 //! Fields that are `Empty` are recorded later, those of one moment in one call.
 
 use std::fmt::Display;
@@ -129,7 +129,7 @@ pub fn process(
         idempotency.original_correlation_id = Empty,
         idempotency.original_trace_id = Empty,
     );
-    // One that is not valid, as where nobody has sent any, is left out.
+    // One that is not valid, as when none was sent, is left out.
     span.add_link(parent.span().span_context().clone());
     below(span, parent)
 }
@@ -183,7 +183,7 @@ pub fn statement_ended(span: &Span, rows: Option<usize>, failure: Option<&str>) 
     }
 }
 
-/// The span of one request to a key-value bucket; what is stored under is a hash, or names nobody.
+/// The span of one request to a key-value bucket; the key is a hash, or names no user.
 pub fn key_value(operation: &'static str, bucket: &'static str, key: &str) -> Span {
     info_span!(
         "bucket",

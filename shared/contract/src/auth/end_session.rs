@@ -26,7 +26,7 @@ impl Request for EndSessionRequest {}
 /// Why the session was not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndSessionError {
-    /// Absent, over, or somebody else's.
+    /// Absent, over, or another user's.
     NotFound,
 }
 

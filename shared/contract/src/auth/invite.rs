@@ -1,4 +1,4 @@
-//! `auth.invite`: lets somebody into the caller's organisation.
+//! `auth.invite`: invites an address into the caller's organisation.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl OperationError for InviteError {
 impl Operation for Invite {
     const SUBJECT: &'static str = "auth.invite";
     const ROUTE: Route = Route { method: Method::Post, path: "/auth/invitations" };
-    const SUMMARY: &'static str = "Invite somebody into your organisation";
+    const SUMMARY: &'static str = "Invite a person into your organisation";
     const ACCESS: Access = Access::Role(Role::Admin);
     const DEADLINE: Duration = Duration::from_secs(5);
     const REPEAT: Repeat = Repeat::ByClient;

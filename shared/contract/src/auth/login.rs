@@ -24,7 +24,7 @@ pub struct LoginRequest {
 
 impl Request for LoginRequest {}
 
-/// Why login was refused. One variant for every cause: an answer tells nobody which accounts exist.
+/// Why login was refused. One variant for every cause: an answer does not reveal which accounts exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginError {
     /// Unknown address or wrong password.

@@ -52,7 +52,7 @@ pub struct Member {
     /// The user.
     #[serde(flatten)]
     pub user: User,
-    /// Since when the member is locked out; `null` for everybody else.
+    /// Since when the member is locked out; `null` for all others.
     pub disabled_at: Option<Timestamp>,
 }
 

@@ -138,7 +138,7 @@ impl Email {
         (acceptable && EmailAddress::parse_with_options(&normal, options).is_ok()).then_some(Self(normal))
     }
 
-    /// An address as it is stored. Rules that were less strict may have accepted it: whoever has it keeps it.
+    /// An address as it is stored. Earlier, less strict rules may have accepted it; its user keeps it.
     pub const fn from_stored(text: String) -> Self {
         Self(text)
     }

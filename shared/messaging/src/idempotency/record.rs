@@ -18,13 +18,13 @@ const MAX_RECORD: usize = 32 * 1024;
 pub(super) enum State {
     /// An owner is at it, until its lease is over.
     Running,
-    /// Nobody is: the last run had no effect.
+    /// None is: the last run had no effect.
     Free,
     /// It has been answered.
     Done,
 }
 
-/// What stands under a key. Holds nothing secret: bodies of responses that may be kept, and hashes.
+/// What stands under a key. Holds nothing secret: bodies of responses that may be saved, and hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) state: State,
@@ -64,21 +64,21 @@ impl Record {
         }
     }
 
-    pub(super) fn done(&self, kept: Option<&SavedResponse>) -> Self {
-        let answer = kept.and_then(|kept| {
+    pub(super) fn done(&self, saved: Option<&SavedResponse>) -> Self {
+        let answer = saved.and_then(|saved| {
             Some(CachedAnswer {
-                role: kept.role,
-                correlation_id: kept.first.correlation_id.as_str().to_owned(),
-                trace_id: kept.first.trace.trace_id.to_string(),
-                span_id: kept.first.trace.span_id.to_string(),
-                status: kept.status,
-                etag: kept.etag.map(|etag| etag.0),
-                location: kept.location.clone(),
-                body: String::from_utf8(kept.body.to_vec()).ok()?,
+                role: saved.role,
+                correlation_id: saved.first.correlation_id.as_str().to_owned(),
+                trace_id: saved.first.trace.trace_id.to_string(),
+                span_id: saved.first.trace.span_id.to_string(),
+                status: saved.status,
+                etag: saved.etag.map(|etag| etag.0),
+                location: saved.location.clone(),
+                body: String::from_utf8(saved.body.to_vec()).ok()?,
             })
         });
         // Whose answer it is, not who was at it: after a loss these may be two.
-        let fingerprint = kept.map_or_else(|| self.fingerprint.clone(), |kept| encoded(&kept.fingerprint));
+        let fingerprint = saved.map_or_else(|| self.fingerprint.clone(), |saved| encoded(&saved.fingerprint));
         Self { state: State::Done, fingerprint, answer, ..self.clone() }
     }
 

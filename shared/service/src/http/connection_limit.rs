@@ -149,7 +149,7 @@ impl ConnectionSlot {
         self.closing.cancelled().await;
     }
 
-    /// Resolves when the slot was given to somebody else.
+    /// Resolves when the slot was given to another connection.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
@@ -247,7 +247,7 @@ mod tests {
         let fifth = admit(&connections).unwrap();
         assert_eq!(slots.iter().map(evicted).collect::<Vec<_>>(), [false, true, true]);
         fifth.work();
-        assert!(admit(&connections).is_none(), "everybody is at work");
+        assert!(admit(&connections).is_none(), "every connection is busy");
         drop(slots);
         drop(admit(&connections).unwrap());
         drop((fourth, fifth));

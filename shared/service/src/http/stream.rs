@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use super::connection_limit::ConnectionSlot;
 
-/// How much of a body that nobody wants is read and discarded once the answer is sent, and for how long. Closed at
+/// How much of an unread body is read and discarded once the answer is sent, and for how long. Closed at
 /// once, the connection would be reset, and with it what the client has not read yet: the answer (RFC 9112 §9.6).
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
