@@ -45,8 +45,6 @@ pub struct AuthWorker {
     issuer: Arc<TokenIssuer>,
     store: Arc<AuthStore>,
     hasher: Hasher,
-    /// Threads that hash passwords.
-    threads: usize,
     renewal: Renewal,
 }
 
@@ -83,15 +81,15 @@ impl Worker for AuthWorker {
         if config.demo {
             seed::seed(&store, &hasher).await.context("cannot write the demo data")?;
         }
-        Ok(Self { issuer, store, hasher, threads, renewal })
+        Ok(Self { issuer, store, hasher, renewal })
     }
 
     fn start(self, context: &WorkerContext) -> anyhow::Result<Running<Auth>> {
-        let Self { issuer, store, hasher, threads, renewal } = self;
+        let Self { issuer, store, hasher, renewal } = self;
         let WorkerContext { client, keys, revocations, health } = context.clone();
         let directory = KeyDirectory::new(client.clone());
         let failures = Arc::new(Bucket::login_throttle(client));
-        let throttle = Throttle::new(issuer.derived_key("login throttle v1"), failures, threads);
+        let throttle = Throttle::new(issuer.derived_key("login throttle v1"), failures, hasher.clone());
         let (revoked, published) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let handler =
             Auth::new(Arc::clone(&store), hasher, throttle, Arc::clone(&issuer), Arc::clone(&revoked))?;

@@ -21,9 +21,9 @@ use contract::{ClientNetwork, Failure, Timestamp, begin_by};
 use futures_util::future::join_all;
 use messaging::key_value::{KeyValueError, KeyValueStore};
 use rand::RngExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::hasher::{Hasher, Place};
 use crate::metrics;
 use attempt_counter::{AttemptCounter, Forgets, Guessed, Limit, Verdict};
 use keyed_lock::{KeyedLock, LockRefused};
@@ -37,10 +37,6 @@ const ACCOUNT: Limit = Limit { name: "account", free: 20, forgets: Forgets::Afte
 /// that many people share may fail once a minute for good.
 const NETWORK: Limit = Limit { name: "network", free: 100, forgets: Forgets::OneEach(60_000) };
 
-/// Attempts per hashing thread that are under way at once: enough to keep it busy while others are counted.
-const UNDER_WAY_PER_THREAD: usize = 4;
-/// Attempts per hashing thread that wait for one of these places; at 16 ms a hash, half a second.
-const WAITING_PER_THREAD: usize = 32;
 /// How long an attempt waits for others of the same account whose outcome is not known yet: most of a login's
 /// deadline, as its password may be right.
 const MAX_WAIT: Duration = Duration::from_secs(4);
@@ -67,8 +63,7 @@ pub(crate) struct Throttle {
     away_until: AtomicI64,
     /// Of accounts and networks together.
     locks: KeyedLock,
-    places: Arc<Semaphore>,
-    waiting: Semaphore,
+    hasher: Hasher,
 }
 
 /// Why an attempt was not made.
@@ -84,7 +79,7 @@ pub(crate) enum Refusal {
 pub(crate) struct Attempt {
     store: Arc<dyn KeyValueStore>,
     reservations: Vec<Reservation>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// An attempt that is counted under one key.
@@ -111,16 +106,15 @@ enum NotReserved {
 }
 
 impl Throttle {
-    /// Counts in `shared`, under hashes made with `key`, for a worker with so many hashing threads.
-    pub(crate) fn new(key: hmac::Key, shared: Arc<dyn KeyValueStore>, threads: usize) -> Self {
+    /// Counts in `shared`, under hashes made with `key`, what `hasher` tries.
+    pub(crate) fn new(key: hmac::Key, shared: Arc<dyn KeyValueStore>, hasher: Hasher) -> Self {
         Self {
             key,
             shared,
             local: Arc::new(MemoryStore::default()),
             away_until: AtomicI64::new(0),
             locks: KeyedLock::default(),
-            places: Arc::new(Semaphore::new(threads * UNDER_WAY_PER_THREAD)),
-            waiting: Semaphore::new(threads * WAITING_PER_THREAD),
+            hasher,
         }
     }
 
@@ -156,7 +150,7 @@ impl Throttle {
             LockRefused::Refused(pause) => Refusal::TooMany(pause),
         })?;
         loop {
-            let place = self.place(deadline).await?;
+            let place = self.hasher.place(deadline).await.map_err(|_| Refusal::Busy)?;
             match self.reserve(&keys).await {
                 Ok((store, reservations)) => return Ok(Attempt { store, reservations, _place: place }),
                 Err(NotReserved::Refused(pause)) => {
@@ -172,16 +166,6 @@ impl Throttle {
             let pause = rand::rng().random_range(POLL_MS);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
-    }
-
-    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
-        let _waiting = self.waiting.try_acquire().map_err(|_| Refusal::Busy)?;
-        let admitted = tokio::time::timeout_at(
-            begin_by(deadline, Instant::now()),
-            Arc::clone(&self.places).acquire_owned(),
-        );
-        // Never closed.
-        admitted.await.map_err(|_| Refusal::Busy)?.map_err(|_| Refusal::Busy)
     }
 
     /// The keys of an attempt: of the pair, the account and the network.
