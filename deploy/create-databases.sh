@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs once, on an empty Postgres: a role and a database for each worker, closed to everybody else.
+# Runs once, on an empty Postgres: a role and a database for each worker, closed to all others.
 set -euo pipefail
 
 secrets=${EVENTBOARD_SECRETS:-/run/secrets}

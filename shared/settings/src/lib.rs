@@ -118,7 +118,7 @@ impl<'a> SettingsCheck<'a> {
 }
 
 /// Why a sample secret is refused.
-pub const SAMPLE: &str = "is a public sample";
+pub const SAMPLE: &str = "is a sample, which is public";
 
 /// A secret that stands in a file, which is read when the setting is.
 #[derive(Debug, Clone)]
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(refused(&[("A", strong), ("B", &strong.replace('k', "K"))]), Ok(()));
         for (value, why) in [
             ("short", "A is shorter than 32 bytes"),
-            ("sample-password-of-the-gateway-0000", "A is a public sample"),
+            ("sample-password-of-the-gateway-0000", "A is a sample, which is public"),
             ("abababababababababababababababababab", "A has fewer than 12 different characters"),
         ] {
             assert_eq!(refused(&[("A", value)]), Err(vec![why.to_owned()]));
