@@ -208,7 +208,8 @@ async fn run_services(
         ended
     };
     let written = async {
-        // Each drops its end once it is ready for the first time, or has failed before.
+        // Nothing is sent: each service drops its end once it is ready for the first time, has failed, or was
+        // asked to stop before.
         all_ready.recv().await;
         if !failed.is_cancelled() && !shutdown.is_cancelled() {
             let ready = Ready::new(&ports, settings.shown_url(), pids.clone());

@@ -75,21 +75,21 @@ pub fn all() -> impl Iterator<Item = (&'static str, u16)> {
     std::iter::once((Gateway::NAME, gateway::ADMIN_PORT)).chain(workers)
 }
 
-type Running = BoxFuture<'static, anyhow::Result<()>>;
+type RunningPart = BoxFuture<'static, anyhow::Result<()>>;
 
 /// A service as a part of the all-in-one process, which is run again when it fails.
 pub(crate) struct Part {
     pub(crate) name: &'static str,
-    run: Box<dyn Fn(Ready, CancellationToken) -> Running + Send + Sync>,
+    run: Box<dyn Fn(Ready, CancellationToken) -> RunningPart + Send + Sync>,
 }
 
 impl Part {
     fn of<P: Process>(config: P::Config) -> Self {
-        let run = move |ready, shutdown| -> Running { Box::pin(P::run(config.clone(), ready, shutdown)) };
+        let run = move |ready, shutdown| -> RunningPart { Box::pin(P::run(config.clone(), ready, shutdown)) };
         Self { name: P::NAME, run: Box::new(run) }
     }
 
-    pub(crate) fn run(&self, ready: Ready, shutdown: CancellationToken) -> Running {
+    pub(crate) fn run(&self, ready: Ready, shutdown: CancellationToken) -> RunningPart {
         (self.run)(ready, shutdown)
     }
 }

@@ -9,6 +9,9 @@ use clap::Args;
 use contract::{CorrelationId, Timestamp, events};
 use database::DatabaseSettings;
 use events_worker::store::audit::{self, Change};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1 as otlp;
 use reqwest::{Client, StatusCode};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -133,97 +136,52 @@ fn write_change(text: &mut String, Change { event, organization, entry }: &Chang
 /// Spans by the ids of their traces, in the order in which the traces began.
 type Traces = Vec<(String, Vec<Span>)>;
 
-/// One span as Jaeger returns it: OTLP in JSON.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A span, with the service that made it and its ids as texts.
+#[derive(Debug, Clone)]
 struct Span {
+    service: String,
     trace_id: String,
     span_id: String,
-    #[serde(default)]
     parent_span_id: String,
-    name: String,
-    #[serde(deserialize_with = "number")]
-    start_time_unix_nano: u64,
-    #[serde(deserialize_with = "number")]
-    end_time_unix_nano: u64,
-    #[serde(default)]
-    attributes: Vec<Attribute>,
-    #[serde(default)]
-    status: SpanStatus,
-    #[serde(skip)]
-    service: String,
+    otlp: otlp::Span,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-struct SpanStatus {
-    #[serde(default)]
-    code: u8,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Attribute {
-    key: String,
-    #[serde(default)]
-    value: serde_json::Map<String, serde_json::Value>,
-}
-
+/// What was found: OTLP in JSON.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Resource {
-    attributes: Vec<Attribute>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ResourceSpans {
-    resource: Resource,
-    scope_spans: Vec<ScopeSpans>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ScopeSpans {
-    spans: Vec<Span>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct TracesData {
-    resource_spans: Vec<ResourceSpans>,
+struct Found {
+    resource_spans: Vec<otlp::ResourceSpans>,
 }
 
 /// One piece of an answer, which is a stream of them.
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Chunk {
-    #[serde(default)]
-    result: TracesData,
+    result: Found,
     error: Option<serde_json::Value>,
 }
 
-/// 64-bit numbers are texts in the JSON of Protocol Buffers.
-fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Number {
-        Text(String),
-        Number(u64),
-    }
-    match Number::deserialize(deserializer)? {
-        Number::Number(number) => Ok(number),
-        Number::Text(text) => text.parse().map_err(serde::de::Error::custom),
-    }
+fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == name)?;
+    Some(match found.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => text.clone(),
+        Value::BoolValue(value) => value.to_string(),
+        Value::IntValue(number) => number.to_string(),
+        Value::DoubleValue(number) => number.to_string(),
+        _ => return None,
+    })
 }
 
-fn attribute(attributes: &[Attribute], name: &str) -> Option<String> {
-    let found = attributes.iter().find(|attribute| attribute.key == name)?;
-    // A value is an object with one member, whose name is its type.
-    let value = found.value.values().next()?;
-    Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+fn hex(id: &[u8]) -> String {
+    id.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 impl Span {
     fn attribute(&self, name: &str) -> Option<String> {
-        attribute(&self.attributes, name)
+        attribute(&self.otlp.attributes, name)
     }
 }
 
@@ -266,9 +224,11 @@ async fn spans(config: &Config) -> (Traces, Option<TraceError>) {
     let mut traces: Traces =
         traces.into_iter().map(|(id, spans)| (id, spans.into_values().collect())).collect();
     for (_, spans) in &mut traces {
-        spans.sort_by(|a, b| (a.start_time_unix_nano, &a.span_id).cmp(&(b.start_time_unix_nano, &b.span_id)));
+        spans.sort_by(|a, b| {
+            (a.otlp.start_time_unix_nano, &a.span_id).cmp(&(b.otlp.start_time_unix_nano, &b.span_id))
+        });
     }
-    traces.sort_by_key(|(_, spans)| spans.first().map(|span| span.start_time_unix_nano));
+    traces.sort_by_key(|(_, spans)| spans.first().map(|span| span.otlp.start_time_unix_nano));
     (traces, silence)
 }
 
@@ -334,20 +294,27 @@ impl Jaeger {
     }
 }
 
-fn of_resource(of: ResourceSpans) -> impl Iterator<Item = Span> {
-    let service = attribute(&of.resource.attributes, "service.name").unwrap_or_default();
+fn of_resource(of: otlp::ResourceSpans) -> impl Iterator<Item = Span> {
+    let resource = of.resource.unwrap_or_default();
+    let service = attribute(&resource.attributes, "service.name").unwrap_or_default();
     let spans = of.scope_spans.into_iter().flat_map(|scope| scope.spans);
-    spans.map(move |span| Span { service: service.clone(), ..span })
+    spans.map(move |otlp| Span {
+        service: service.clone(),
+        trace_id: hex(&otlp.trace_id),
+        span_id: hex(&otlp.span_id),
+        parent_span_id: hex(&otlp.parent_span_id),
+        otlp,
+    })
 }
 
 fn write_trace(text: &mut String, id: &str, spans: &[Span]) {
     let Some(first) = spans.first() else { return };
-    let end = spans.iter().map(|span| span.end_time_unix_nano).max().unwrap_or_default();
+    let end = spans.iter().map(|span| span.otlp.end_time_unix_nano).max().unwrap_or_default();
     let _ = writeln!(
         text,
         "\nTrace {id}, {} spans, {}\n",
         spans.len(),
-        milliseconds(end.saturating_sub(first.start_time_unix_nano)).trim_start()
+        milliseconds(end.saturating_sub(first.otlp.start_time_unix_nano)).trim_start()
     );
     let known: HashSet<&str> = spans.iter().map(|span| span.span_id.as_str()).collect();
     let mut children: HashMap<&str, Vec<&Span>> = HashMap::new();
@@ -359,7 +326,7 @@ fn write_trace(text: &mut String, id: &str, spans: &[Span]) {
     let mut left: Vec<(&Span, usize)> =
         children.get("").into_iter().flatten().rev().map(|span| (*span, 0)).collect();
     while let Some((span, depth)) = left.pop() {
-        write_span(text, span, depth, first.start_time_unix_nano);
+        write_span(text, span, depth, first.otlp.start_time_unix_nano);
         // Removed, so that no circle is walked twice.
         let below = children.remove(span.span_id.as_str()).unwrap_or_default();
         left.extend(below.into_iter().rev().map(|span| (span, depth + 1)));
@@ -367,8 +334,8 @@ fn write_trace(text: &mut String, id: &str, spans: &[Span]) {
 }
 
 fn write_span(text: &mut String, span: &Span, depth: usize, begin: u64) {
-    let name = format!("{}{}", "  ".repeat(depth), span.name);
-    let took = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
+    let name = format!("{}{}", "  ".repeat(depth), span.otlp.name);
+    let took = span.otlp.end_time_unix_nano.saturating_sub(span.otlp.start_time_unix_nano);
     let mut notes = Vec::new();
     notes.extend(span.attribute("http.response.status_code"));
     notes.extend(span.attribute("eventboard.reply.status"));
@@ -377,12 +344,12 @@ fn write_span(text: &mut String, span: &Span, depth: usize, begin: u64) {
     if let Some(original) = span.attribute("idempotency.original_correlation_id") {
         notes.push(format!("given again, first answered to {original}"));
     }
-    if span.status.code == 2 {
+    if span.otlp.status.as_ref().is_some_and(|status| status.code == otlp::status::StatusCode::Error as i32) {
         notes.push("failed".to_owned());
     }
     let line = format!(
         "  {} {}  {:<14} {name:<44} {}",
-        milliseconds(span.start_time_unix_nano.saturating_sub(begin)),
+        milliseconds(span.otlp.start_time_unix_nano.saturating_sub(begin)),
         milliseconds(took),
         span.service,
         notes.join(", ")

@@ -57,8 +57,8 @@ pub struct Hasher {
     waiting: Arc<Semaphore>,
 }
 
-/// Leave to have passwords hashed after further work, such as counting the attempt: no more such work is begun than
-/// the threads can finish.
+/// Leave to try a password: attempts are counted before they are hashed, and no more of them are begun than the
+/// threads can finish. Hashing a new password needs none.
 #[derive(Debug)]
 pub struct Place(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
 

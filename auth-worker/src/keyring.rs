@@ -184,7 +184,7 @@ impl Keyring {
     }
 
     /// The key to sign with at `now`: the current one, or, while its publication is held up, the former one, which
-    /// every verifier has it.
+    /// every verifier has.
     pub(crate) fn signing(&self, now: Timestamp, is_known: impl Fn(&str) -> bool) -> Option<&SigningKey> {
         let states = self.states(now);
         let in_state = |wanted| {

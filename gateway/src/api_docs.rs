@@ -295,8 +295,8 @@ fn asyncapi() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Payloads are the JSON bodies of the HTTP API, with the path id as `id`. Metadata travels \
                 in headers: Authorization, X-Correlation-ID, Idempotency-Key, If-Match, If-None-Match, traceparent, \
-                tracestate, X-Attempt, X-Budget-Ms, X-Deadline-Ms, X-Client-Network. Replies carry X-Status, or \
-                Nats-Service-Error-Code with a problem body.",
+                tracestate, X-Attempt, X-Budget-Ms, X-Deadline-Ms, X-Client-Network. Replies carry X-Status, and \
+                X-Next-Cursor where a page follows, or Nats-Service-Error-Code and X-Problem with a problem body.",
         },
         "servers": { "nats": { "host": "127.0.0.1:4222", "protocol": "nats" } },
         "channels": channels,

@@ -140,7 +140,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
 
 impl RateLimitHeaders {
     /// Adds itself to a response, beside the other quotas.
-    pub(crate) fn set(&self, headers: &mut HeaderMap) {
+    pub(crate) fn append_to(&self, headers: &mut HeaderMap) {
         for (name, value) in [(RATE_LIMIT, &self.limit), (RATE_LIMIT_POLICY, &self.policy)] {
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.append(name, value);
@@ -168,7 +168,7 @@ pub(crate) async fn limit_address(
         }
     };
     if let Some(quoted) = quoted {
-        quoted.set(response.headers_mut());
+        quoted.append_to(response.headers_mut());
     }
     response
 }

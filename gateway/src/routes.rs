@@ -116,7 +116,7 @@ impl<R: contract::Request> Forward<'_, R> {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, INVALID_TOKEN);
         }
         if let Some(quota) = quota {
-            quota.set(response.headers_mut());
+            quota.append_to(response.headers_mut());
         }
         if let Some(attempts) = attempts {
             response.extensions_mut().insert(Forwarded { subject: O::SUBJECT, attempts, replayed });

@@ -4,6 +4,7 @@ use contract::auth::UserId;
 use contract::events::{Event, EventStatus, SortBy, SortOrder};
 use contract::text;
 use database::{Dialect, Query, Value};
+use sqlx::AssertSqlSafe;
 use strum::VariantArray;
 
 use super::{Cursor, ListQuery, Listing, MAX_TOTAL, PageBegin, SortValue};
@@ -118,7 +119,8 @@ impl Statement {
     }
 
     fn into_query(self) -> Query<'static> {
-        Query::composed(self.sql, self.values)
+        // Built from literals and placeholders only; what callers sent is among the values.
+        Query::composed(AssertSqlSafe(self.sql), self.values)
     }
 
     fn push(&mut self, sql: &str) -> &mut Self {

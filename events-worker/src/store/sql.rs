@@ -85,6 +85,20 @@ impl SqlEventStore {
         };
         Ok(Self { database: Database::open(url, connections, statement_cache, migrations).await? })
     }
+
+    async fn fold(&self, rows: &[UnfoldedRow], deadline: Instant) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin_for(rows[0].organization_id, deadline).await?;
+        for row in rows {
+            query(FOLD_EVENT)
+                .bind(search_text(&row.title, &row.description))
+                .bind(row.id)
+                .bind(row.organization_id)
+                .bind(row.version)
+                .execute(&mut transaction)
+                .await?;
+        }
+        transaction.commit().await
+    }
 }
 
 #[async_trait]
@@ -142,21 +156,17 @@ impl EventStore for SqlEventStore {
             .bind(limit)
             .fetch_all::<UnfoldedRow>(&mut self.database.reader().await?)
             .await?;
+        let mut folded = 0;
         // A transaction changes rows of one organisation.
         for rows in rows.chunk_by(|one, next| one.organization_id == next.organization_id) {
-            let mut transaction = self.database.begin_for(rows[0].organization_id, deadline).await?;
-            for row in rows {
-                query(FOLD_EVENT)
-                    .bind(search_text(&row.title, &row.description))
-                    .bind(row.id)
-                    .bind(row.organization_id)
-                    .bind(row.version)
-                    .execute(&mut transaction)
-                    .await?;
+            match self.fold(rows, deadline).await {
+                Ok(()) => folded += rows.len(),
+                // There is no time for the rest; it is found again.
+                Err(StoreError::Expired) if folded > 0 => break,
+                Err(error) => return Err(error),
             }
-            transaction.commit().await?;
         }
-        Ok(rows.len())
+        Ok(folded)
     }
 
     async fn history(

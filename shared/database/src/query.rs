@@ -56,7 +56,7 @@ impl<R> Record for R where
 #[derive(Debug)]
 enum Text {
     Fixed(Sql),
-    Composed(String),
+    Composed(SqlStr),
 }
 
 /// A statement and its values.
@@ -74,8 +74,8 @@ pub fn query<'q>(sql: impl Into<Sql>) -> Query<'q> {
 impl<'q> Query<'q> {
     /// A query whose text was put together for one dialect, of literals and placeholders only: what callers
     /// send stands among the values.
-    pub fn composed(text: String, values: Vec<Value<'q>>) -> Self {
-        Self { text: Text::Composed(text), values }
+    pub fn composed(text: AssertSqlSafe<String>, values: Vec<Value<'q>>) -> Self {
+        Self { text: Text::Composed(text.into_sql_str()), values }
     }
 
     /// Binds the next value.
@@ -110,7 +110,7 @@ impl<'q> Query<'q> {
                 Dialect::Sqlite => sql.sqlite.into_sql_str(),
                 Dialect::Postgres => sql.postgres.into_sql_str(),
             },
-            Text::Composed(text) => AssertSqlSafe(text).into_sql_str(),
+            Text::Composed(text) => text,
         };
         Ok((text, arguments))
     }
