@@ -41,7 +41,7 @@ enum Command {
         #[command(flatten)]
         config: chaos::Config,
     },
-    /// Tell the story of one request: its spans from Jaeger, and what it changed
+    /// Show one request: its spans from Jaeger, and what it changed
     Trace {
         #[command(flatten)]
         config: Box<trace::Config>,
@@ -83,12 +83,12 @@ async fn run(config: runner::Config) -> anyhow::Result<ExitCode> {
     }
     let shutdown = service::shutdown_on_signal()?;
     let demo = config.demo;
-    let announce = |ready: &runner::Ready| {
+    let on_ready = |ready: &runner::Ready| {
         // Beside the log lines, which are for machines. From a thread of its own: the reader may be gone or stalled.
         let welcome = runner::welcome(ready, demo);
         std::thread::spawn(move || std::io::stderr().write_all(welcome.as_bytes()));
     };
-    runner::run(config, announce, shutdown).await?;
+    runner::run(config, on_ready, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,10 +113,10 @@ fn process_of(command: Option<&Command>) -> Option<Vec<&'static str>> {
 }
 
 /// Prints what is known of a request; fails unless it is found and every source answers.
-async fn tell(config: &trace::Config) -> anyhow::Result<ExitCode> {
-    let story = trace::trace(config).await;
-    std::io::stdout().write_all(story.text.as_bytes())?;
-    Ok(if story.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+async fn show_trace(config: &trace::Config) -> anyhow::Result<ExitCode> {
+    let report = trace::trace(config).await;
+    std::io::stdout().write_all(report.text.as_bytes())?;
+    Ok(if report.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn healthcheck(url: Option<String>, admin: SocketAddr) -> anyhow::Result<ExitCode> {
@@ -135,7 +135,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             Some(Command::Service(service)) => service.serve().await,
             Some(Command::Chaos { config }) => storm(&config).await,
             Some(Command::Provision { nats, replicas, env }) => provision(&nats, replicas, env).await,
-            Some(Command::Trace { config }) => tell(&config).await,
+            Some(Command::Trace { config }) => show_trace(&config).await,
             Some(Command::Healthcheck { url, admin }) => healthcheck(url, admin).await,
         }
     };

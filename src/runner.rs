@@ -28,7 +28,7 @@ const MAX_PORT_ATTEMPTS: u32 = 5;
 /// Before a service that failed is started again.
 pub(crate) const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// Everything the runner can be told.
+/// The runner's settings.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address the API is served on [default: 127.0.0.1:3000, or a free port when it is taken]
@@ -124,13 +124,13 @@ impl Ports {
     }
 }
 
-/// Runs the whole system until `shutdown`; calls `announce` once everything is ready.
+/// Runs the whole system until `shutdown`; calls `on_ready` once everything is ready.
 ///
 /// # Errors
 /// What keeps a part from starting. A part that fails later is started again instead.
 pub async fn run(
     config: Config,
-    announce: impl Fn(&Ready),
+    on_ready: impl Fn(&Ready),
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir)
@@ -171,7 +171,7 @@ pub async fn run(
         let mut attempts = 1..MAX_PORT_ATTEMPTS;
         let result = loop {
             // In a box: with everything that the services wait for in it, the type is too deep for the compiler.
-            let result = Box::pin(run_services(&config, &nats, &pids, &announce, &shutdown)).await;
+            let result = Box::pin(run_services(&config, &nats, &pids, &on_ready, &shutdown)).await;
             // Between choosing a free port and listening on it, another system may have been faster.
             let lost_a_port = result.as_ref().is_err_and(|error| error.is::<ListenError>());
             if !lost_a_port || attempts.next().is_none() {
@@ -189,7 +189,7 @@ async fn run_services(
     config: &Config,
     settings: &NatsSettings,
     pids: &Pids,
-    announce: impl Fn(&Ready),
+    on_ready: impl Fn(&Ready),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let ports = Ports::choose(config.http)?;
@@ -214,7 +214,7 @@ async fn run_services(
         if !failed.is_cancelled() && !shutdown.is_cancelled() {
             let ready = Ready::new(&ports, settings.shown_url(), pids.clone());
             write_ready(&config.data_dir, &ready)?;
-            announce(&ready);
+            on_ready(&ready);
         }
         anyhow::Ok(())
     };

@@ -94,7 +94,7 @@ impl Part {
     }
 }
 
-/// The workers, told what the runner is told, with the admin port of each.
+/// The workers with the runner's settings, and the admin port of each.
 pub(crate) fn workers(
     config: &runner::Config,
     nats: &NatsSettings,
@@ -124,7 +124,7 @@ pub(crate) fn workers(
     vec![Part::of::<AuthWorker>(auth), Part::of::<EventsWorker>(events)]
 }
 
-/// The gateway, told what the runner is told.
+/// The gateway with the runner's settings.
 pub(crate) fn gateway(
     config: &runner::Config,
     nats: &NatsSettings,

@@ -61,14 +61,14 @@ pub struct Report {
     pub complete: bool,
 }
 
-/// Tells what is known of a request.
+/// Reports what is known of a request.
 pub async fn trace(config: &Config) -> Report {
-    let ((spans, silence), changes) = tokio::join!(spans(config), changes(config));
+    let ((spans, missing), changes) = tokio::join!(spans(config), changes(config));
     let mut text = format!("Request {}\n", config.correlation_id);
     let known = !spans.is_empty() || changes.as_ref().is_ok_and(|changes| !changes.is_empty());
-    let complete = known && silence.is_none() && changes.is_ok();
+    let complete = known && missing.is_none() && changes.is_ok();
     spans.iter().for_each(|(id, trace)| write_trace(&mut text, id, trace));
-    match &silence {
+    match &missing {
         Some(error) => {
             let _ = writeln!(text, "\nSpans are missing: {error}.");
         }
@@ -195,11 +195,11 @@ async fn spans(config: &Config) -> (Traces, Option<TraceError>) {
             traces.entry(span.trace_id.clone()).or_default().insert(span.span_id.clone(), span);
         }
     };
-    let mut silence = None;
+    let mut missing = None;
     for service in crate::services::all().map(|(name, _)| name) {
         match jaeger.find(service, config).await {
             Ok(spans) => keep(spans),
-            Err(error) => silence = Some(error),
+            Err(error) => missing = Some(error),
         }
     }
     let id = config.correlation_id.as_str();
@@ -214,7 +214,7 @@ async fn spans(config: &Config) -> (Traces, Option<TraceError>) {
         .collect();
     for original in originals {
         let spans = jaeger.get(&original).await.unwrap_or_else(|error| {
-            silence = Some(error);
+            missing = Some(error);
             Vec::new()
         });
         for span in spans {
@@ -229,7 +229,7 @@ async fn spans(config: &Config) -> (Traces, Option<TraceError>) {
         });
     }
     traces.sort_by_key(|(_, spans)| spans.first().map(|span| span.otlp.start_time_unix_nano));
-    (traces, silence)
+    (traces, missing)
 }
 
 /// Jaeger's API, version 3.

@@ -21,7 +21,7 @@ const SIGNING_KEY: &str = "EVENTBOARD_SIGNING_KEY";
 /// The key that comes with the sources.
 const SAMPLE_KEY: &str = include_str!("../../deploy/sample-secrets/signing-key.pem");
 
-/// Everything the auth worker can be told.
+/// The auth worker's settings.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address of /livez and /readyz

@@ -45,22 +45,22 @@ const NICENESS: i32 = 5;
 const LONGEST_ESTIMATE: Duration = Duration::from_secs(1);
 /// Waiting jobs per thread; at 16 ms a hash, a full queue is a wait of half a second.
 const QUEUE_PER_THREAD: usize = 32;
-/// Places per thread: enough to keep it busy while other attempts are counted.
-const PLACES_PER_THREAD: usize = 4;
+/// Permits per thread: enough to keep it busy while other attempts are counted.
+const PERMITS_PER_THREAD: usize = 4;
 
 /// Hashes and verifies passwords. Cloning shares the threads, which end with the last clone.
 #[derive(Debug, Clone)]
 pub struct Hasher {
     jobs: Sender<Job>,
-    places: Arc<Semaphore>,
-    /// Who may wait for a place.
+    permits: Arc<Semaphore>,
+    /// How many may wait for a permit.
     waiting: Arc<Semaphore>,
 }
 
 /// Leave to try a password: attempts are counted before they are hashed, and no more of them are begun than the
 /// threads can finish. Hashing a new password needs none.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+pub struct HashingPermit(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
 
 /// Why a password was neither hashed nor verified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,20 +114,20 @@ impl Hasher {
         }
         Ok(Self {
             jobs,
-            places: Arc::new(Semaphore::new(threads * PLACES_PER_THREAD)),
+            permits: Arc::new(Semaphore::new(threads * PERMITS_PER_THREAD)),
             waiting: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD)),
         })
     }
 
-    /// Waits for a place.
+    /// Waits for a permit.
     ///
     /// # Errors
     /// [`HasherError::Busy`] when too many wait already, or there is no time left for the work.
-    pub async fn place(&self, deadline: Instant) -> Result<Place, HasherError> {
+    pub async fn permit(&self, deadline: Instant) -> Result<HashingPermit, HasherError> {
         let _waiting = self.waiting.try_acquire().map_err(|_| HasherError::Busy)?;
         let until = begin_by(deadline, Instant::now());
-        match timeout_at(until, Arc::clone(&self.places).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Place(permit)),
+        match timeout_at(until, Arc::clone(&self.permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(HashingPermit(permit)),
             // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(HasherError::Busy),
         }

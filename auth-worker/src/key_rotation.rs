@@ -44,7 +44,7 @@ pub enum KeysCommand {
     },
 }
 
-/// Takes over the keys of the database, and publishes them, again and again. Tells `published` each time they are
+/// Takes over the keys of the database, and publishes them, again and again. Notifies `published` each time they are
 /// there.
 pub(crate) async fn keep_published(
     store: &AuthStore,

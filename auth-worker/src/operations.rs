@@ -40,7 +40,7 @@ pub struct Auth {
     hasher: Hasher,
     throttle: Throttle,
     issuer: Arc<TokenIssuer>,
-    /// Told of every revocation that is in the database.
+    /// Notified of every revocation that is in the database.
     revoked: Arc<Notify>,
     answers: AnswerKeys,
 }

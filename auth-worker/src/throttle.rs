@@ -23,7 +23,7 @@ use messaging::key_value::{KeyValueError, KeyValueStore};
 use rand::RngExt;
 use tokio::time::Instant;
 
-use crate::hasher::{Hasher, Place};
+use crate::hasher::{Hasher, HashingPermit};
 use crate::metrics;
 use attempt_counter::{AttemptCounter, Forgets, Guessed, Limit, Verdict};
 use keyed_lock::{KeyedLock, LockRefused};
@@ -79,7 +79,7 @@ pub(crate) enum Refusal {
 pub(crate) struct Attempt {
     store: Arc<dyn KeyValueStore>,
     reservations: Vec<Reservation>,
-    _place: Place,
+    _permit: HashingPermit,
 }
 
 /// An attempt that is counted under one key.
@@ -142,25 +142,25 @@ impl Throttle {
         deadline: Instant,
     ) -> Result<Attempt, Refusal> {
         let now = Instant::now();
-        let patience = begin_by(deadline, now).min(now + MAX_WAIT);
+        let give_up_at = begin_by(deadline, now).min(now + MAX_WAIT);
         let keys = self.keys(email, network);
         let (pair, _) = &keys[0];
-        let guard = self.locks.wait(pair, patience).await.map_err(|no_turn| match no_turn {
+        let guard = self.locks.wait(pair, give_up_at).await.map_err(|no_turn| match no_turn {
             LockRefused::Late => Refusal::TooMany(COME_BACK),
             LockRefused::Refused(pause) => Refusal::TooMany(pause),
         })?;
         loop {
-            let place = self.hasher.place(deadline).await.map_err(|_| Refusal::Busy)?;
+            let permit = self.hasher.permit(deadline).await.map_err(|_| Refusal::Busy)?;
             match self.reserve(&keys).await {
-                Ok((store, reservations)) => return Ok(Attempt { store, reservations, _place: place }),
+                Ok((store, reservations)) => return Ok(Attempt { store, reservations, _permit: permit }),
                 Err(NotReserved::Refused(pause)) => {
                     guard.refuse_others(pause);
                     return Err(Refusal::TooMany(pause));
                 }
                 // Waiting here takes no place from others.
-                Err(NotReserved::Wait) => drop(place),
+                Err(NotReserved::Wait) => drop(permit),
             }
-            if Instant::now() >= patience {
+            if Instant::now() >= give_up_at {
                 return Err(Refusal::TooMany(COME_BACK));
             }
             let pause = rand::rng().random_range(POLL_MS);

@@ -1,4 +1,4 @@
-//! Compares what clients were told with what is there in the end.
+//! Compares what was acknowledged with what is there in the end.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -37,13 +37,13 @@ pub struct Found {
     pub actions: Vec<String>,
 }
 
-/// Compares what clients were told with what is there: no acknowledged write is missing, none took effect
-/// twice, and a retry was told the same.
+/// Compares what was acknowledged with what is there: no acknowledged write is missing, none took effect
+/// twice, and a retry got the same response.
 pub fn check(answers: &[Answered], found: &[Found]) -> Vec<String> {
     let mut violations = Vec::new();
-    let mut told: BTreeMap<(&str, Write), Vec<&Answered>> = BTreeMap::new();
+    let mut answered: BTreeMap<(&str, Write), Vec<&Answered>> = BTreeMap::new();
     for answer in answers {
-        told.entry((&answer.title, answer.write)).or_default().push(answer);
+        answered.entry((&answer.title, answer.write)).or_default().push(answer);
     }
     let mut there: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
     for event in found {
@@ -62,7 +62,7 @@ pub fn check(answers: &[Answered], found: &[Found]) -> Vec<String> {
             }
         }
     }
-    for ((title, write), answers) in &told {
+    for ((title, write), answers) in &answered {
         let good: Vec<&&Answered> = answers.iter().filter(|answer| answer.status < 300).collect();
         if let Some(bad) = answers.iter().find(|answer| is_final_refusal(answer)) {
             violations.push(format!("{title} {write:?} was refused: {} {}", bad.status, bad.body));
@@ -93,7 +93,7 @@ pub(crate) fn is_final_refusal(answer: &Answered) -> bool {
         && !answer.body.contains("idempotency-in-progress")
 }
 
-/// The writes that clients were told have succeeded.
+/// The writes that were acknowledged.
 pub(crate) fn acknowledged(answers: &[Answered]) -> HashSet<(&str, Write)> {
     let good = answers.iter().filter(|answer| answer.status < 300);
     good.map(|answer| (answer.title.as_str(), answer.write)).collect()

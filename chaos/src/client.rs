@@ -1,4 +1,4 @@
-//! A client that repeats what it was not told about, and sometimes what it was.
+//! A client that repeats writes that were not acknowledged, and sometimes those that were.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::checker::{Answered, Found, Write, is_final_refusal};
 /// Every title of this run begins so.
 const TITLE: &str = "chaos-";
 
-/// A client that repeats what it was not told about, and sometimes what it was.
+/// A client that repeats writes that were not acknowledged, and sometimes those that were.
 pub(crate) struct ChaosClient {
     pub(crate) client: Client,
     pub(crate) gateways: Vec<String>,
@@ -78,7 +78,7 @@ impl ChaosClient {
                 return Ok(None);
             }
             if let Some(done) = answered.iter().find(|answer| answer.status < 300) {
-                // Now and then, who was told asks again.
+                // Now and then, an acknowledged write is sent again.
                 if rand::rng().random_bool(0.2)
                     && let Some(again) = self.send(title, write, &key, path, body).await
                 {

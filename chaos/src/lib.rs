@@ -1,4 +1,4 @@
-//! `eventboard chaos`: parts are killed all the time, clients remember what they were told, and a checker
+//! `eventboard chaos`: parts are killed all the time, clients remember what was acknowledged, and a checker
 //! compares that with what is there in the end.
 
 mod checker;
@@ -181,11 +181,11 @@ impl ChaosRun {
                 settled: self.settled.clone(),
             })
             .collect();
-        let answers: Vec<_> = clients.iter().map(|visitor| Arc::clone(&visitor.answers)).collect();
+        let answers: Vec<_> = clients.iter().map(|client| Arc::clone(&client.answers)).collect();
         let stop = CancellationToken::new();
         let mut visits = tokio::task::JoinSet::new();
-        for visitor in clients {
-            visits.spawn(visitor.visit(stop.clone()));
+        for client in clients {
+            visits.spawn(client.visit(stop.clone()));
         }
         let (kills, mut crashes) = self.kill_parts(config, &answers, &shutdown).await?;
         stop.cancel();

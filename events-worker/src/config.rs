@@ -10,7 +10,7 @@ use messaging::NatsSettings;
 use service::usual_admin;
 use settings::{Environment, Refused, SettingsCheck};
 
-/// Everything the events worker can be told.
+/// The events worker's settings.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address of /livez and /readyz

@@ -65,7 +65,7 @@ fn origin(text: &str) -> Result<String, NotAnOrigin> {
     Ok(format!("{}://{host}{port}", url.scheme()))
 }
 
-/// Everything the gateway can be told.
+/// The gateway's settings.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address the API is served on

@@ -9,8 +9,8 @@ use telemetry::health::{Check, DEPENDENCY_TIMEOUT, Health, Status};
 use crate::resilience::breaker::State;
 use crate::upstream::Upstream;
 
-/// What a worker tells of itself when it is asked whether it is there: of its database, and of its subjects.
-const TOLD: [&str; 2] = ["database", "subjects"];
+/// The checks that a worker reports when it is asked whether it is there: its database, and its subjects.
+const WORKER_CHECKS: [&str; 2] = ["database", "subjects"];
 
 /// Looks at every dependency but the broker, again and again.
 pub(crate) async fn watch_dependencies(client: &RequestClient, upstream: &Upstream, health: &Health) -> ! {
@@ -18,9 +18,9 @@ pub(crate) async fn watch_dependencies(client: &RequestClient, upstream: &Upstre
         watch_jetstream(client, health),
         join_all(SERVICES.map(|service| watch_worker(client, health, service))),
         health.watch("replies", || async {
-            let told =
+            let intruder =
                 |stream| format!("the stream {stream} answers requests in the workers' place; remove it");
-            client.intruder().map_or(Ok(None), |stream| Err(told(stream)))
+            client.intruder().map_or(Ok(None), |stream| Err(intruder(stream)))
         }),
         health.watch("breakers", || async move {
             let tripped = upstream.tripped();
@@ -46,9 +46,9 @@ async fn watch_worker(client: &RequestClient, health: &Health, service: Service)
             observed_at: Timestamp::now(),
             detail: Some(format!("no {worker} tells")),
         };
-        for name in TOLD {
-            let told = pong.as_ref().ok().and_then(|pong| from_str(pong.metadata.get(name)?).ok());
-            health.set(&format!("{service}-{name}"), told.unwrap_or_else(unknown));
+        for name in WORKER_CHECKS {
+            let reported = pong.as_ref().ok().and_then(|pong| from_str(pong.metadata.get(name)?).ok());
+            health.set(&format!("{service}-{name}"), reported.unwrap_or_else(unknown));
         }
         pong.map(|_| None)
     };

@@ -66,12 +66,12 @@ impl Process for Gateway {
         let admin = AdminServer::bind(config.admin, "EVENTBOARD_ADMIN").await?;
         let addresses = Addresses { http: Some(http), admin: admin.address() };
         let status = Status::new(&["broker"], &shutdown);
-        let announce = || {
+        let on_ready = || {
             status.begin();
             tracing::info!(%http, admin = %addresses.admin, "ready");
             ready(addresses);
         };
-        admin.serve_while(&status, serve(config, listener, &status, announce, shutdown)).await
+        admin.serve_while(&status, serve(config, listener, &status, on_ready, shutdown)).await
     }
 }
 
@@ -79,7 +79,7 @@ async fn serve(
     config: Config,
     listener: TcpListener,
     status: &Status,
-    announce: impl FnOnce() + Send,
+    on_ready: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let cors = middleware::cors::cors(&config.cors_origins);
@@ -112,9 +112,9 @@ async fn serve(
         closing.cancel();
         std::future::pending::<()>().await;
     };
-    let announce = async {
+    let on_ready = async {
         tokio::join!(gateway.verifier.ready(), status.health.looked_at());
-        announce();
+        on_ready();
         std::future::pending::<()>().await;
     };
     let directory = KeyDirectory::new(client.clone());
@@ -131,7 +131,7 @@ async fn serve(
         () = http::serve(listener, router, limits, closing.clone()) => Ok(()),
         dead = watch_broker(&client, &status.health) => Err(dead.into()),
         () = close => Ok(()),
-        () = announce => Ok(()),
+        () = on_ready => Ok(()),
         _ = background => Ok(()),
     };
     connection.close().await;

@@ -20,7 +20,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// `breakers` tells where each stands, whenever that is fetched.
+    /// `breakers` returns the state of each, whenever that is fetched.
     pub(crate) fn new(breakers: impl Fn() -> Vec<(&'static str, State)> + Send + Sync + 'static) -> Self {
         let gauge = meter()
             .u64_observable_gauge("eventboard.breaker.state")

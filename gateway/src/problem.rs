@@ -42,7 +42,7 @@ pub(crate) fn render(mut response: Response, ids: &RequestIds) -> Response {
         *response.body_mut() = body.into();
     }
     if problem_kind == Some(ProblemType::UnsupportedContentEncoding) {
-        // RFC 9110 §12.5.3: it tells this 415 from one for the media type.
+        // RFC 9110 §12.5.3: it distinguishes this 415 from one for the media type.
         response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     let further = match response.status() {

@@ -1,4 +1,4 @@
-//! How many requests one client may make: GCRA per user and per address, told in the headers of
+//! How many requests one client may make: GCRA per user and per address, reported in the headers of
 //! draft-ietf-httpapi-ratelimit-headers.
 
 use std::fmt;
@@ -82,7 +82,7 @@ struct Limit<K: Hash + Eq + Clone> {
     burst: NonZeroU32,
 }
 
-/// What a client is told of its quota.
+/// A client's quota, as headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RateLimitHeaders {
     policy: String,

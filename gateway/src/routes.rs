@@ -28,7 +28,7 @@ use crate::problem::ProblemResponse;
 use crate::rate_limit::RateLimitHeaders;
 use crate::state::AppState;
 
-/// What a client is told whose token was refused (RFC 6750 §3).
+/// The challenge to a client whose token was refused (RFC 6750 §3).
 const INVALID_TOKEN: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"eventboard\", error=\"invalid_token\"");
 

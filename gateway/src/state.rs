@@ -19,6 +19,6 @@ pub(crate) struct AppState {
     pub(crate) users: Limiter<UserId>,
     /// Requests by address.
     pub(crate) addresses: Limiter<ClientNetwork>,
-    /// Proxies that tell the client's address.
+    /// Proxies that append their client's address.
     pub(crate) trusted_hops: usize,
 }

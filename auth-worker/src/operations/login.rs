@@ -27,7 +27,7 @@ impl Auth {
             let known = self.store.credentials(&request.email).await?;
             let stored = known.as_ref().map(|(_, hash)| hash.clone());
             if tried.is_some() && tried == stored {
-                // Locked out. Verifying once more would tell that the password is right.
+                // Locked out. Verifying once more would reveal that the password is right.
                 break;
             }
             tried.clone_from(&stored);

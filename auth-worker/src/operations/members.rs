@@ -15,7 +15,7 @@ impl Handle<Members> for Auth {
         let organization = cx.principal()?.organization_id;
         let after = request.after().map_err(Failure::Refused)?;
         let limit = request.limit.unwrap_or(MembersRequest::DEFAULT_LIMIT);
-        // One more, which tells whether another page follows.
+        // One more, which shows whether another page follows.
         let found = self.store.members(organization, after, limit + 1).await?;
         let (data, meta) = page(found, limit, cx.max_reply, |member| member.user.id.to_string());
         Ok(MemberPage { data, meta })

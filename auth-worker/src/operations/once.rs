@@ -42,7 +42,7 @@ impl Auth {
     }
 
     /// What is saved of the answer, and where. Bodies may hold passwords and addresses, of which a plain hash would
-    /// tell too much.
+    /// reveal too much.
     fn saving<O: Operation>(
         &self,
         cx: &Context,

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Attempts in one line; one more is told to come back later, and blocks no others.
+/// Attempts in one line; one more is refused, and blocks no others.
 const LONGEST: usize = 64;
 
 /// The lines of all keys under which an attempt waits.
@@ -50,11 +50,11 @@ impl KeyedLock {
     pub(super) async fn wait<'a>(
         &'a self,
         key: &'a str,
-        patience: Instant,
+        give_up_at: Instant,
     ) -> Result<KeyedLockGuard<'a>, LockRefused> {
         let mut guard = self.line_up(key).ok_or(LockRefused::Late)?;
         let permit = Arc::clone(&guard.line.guard).acquire_owned();
-        match tokio::time::timeout_at(patience, permit).await {
+        match tokio::time::timeout_at(give_up_at, permit).await {
             Ok(Ok(permit)) => guard.permit = Some(permit),
             Ok(Err(_)) => {
                 return Err(guard

@@ -217,7 +217,7 @@ fn folded(query: &ListQuery) -> Option<String> {
     query.search.as_deref().map(text::folded)
 }
 
-/// A page out of the rows of [`page`], of which the last only tells that more follow.
+/// A page out of the rows of [`page`], of which the last only shows that more follow.
 pub(super) fn listing(mut events: Vec<Event>, total: i64, query: &ListQuery) -> Listing {
     let limit = usize::try_from(query.limit).unwrap_or(0);
     let has_next = events.len() > limit;

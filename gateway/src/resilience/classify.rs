@@ -206,7 +206,7 @@ mod tests {
         })
     }
 
-    /// The table of the design, one row per failure: its status and what the client is told of the outcome of
+    /// The table of the design, one row per failure: its status and the outcome that the client gets for
     /// a write, whether the gateway sends it again, what it says to the breaker. Whether an answer is saved
     /// under the key is for the worker to decide (`is_kept`).
     #[test]

@@ -52,7 +52,7 @@ pub(super) struct Attempts<'a> {
     next: Option<Instant>,
     /// Why it would be made: for want of an answer, unless an attempt says otherwise.
     reason: Classification,
-    /// What the caller is told, as things stand.
+    /// What the caller gets, as things stand.
     outcome: Option<Result<Reply, Problem>>,
     /// Whether an attempt may have been carried out, and that is unknown.
     is_unknown: bool,

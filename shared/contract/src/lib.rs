@@ -166,7 +166,7 @@ pub trait Operation: Send + Sync + 'static {
     const STATUS: u16 = 200;
     /// The largest accepted body, in bytes.
     const MAX_BODY: usize = 64 * 1024;
-    /// Whether the worker is told where the client is, because it counts attempts by that.
+    /// Whether the client's network is sent to the worker, which counts attempts by it.
     const TELLS_CLIENT_NETWORK: bool = false;
 
     /// What the caller sends.

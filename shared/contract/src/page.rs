@@ -48,7 +48,7 @@ pub fn fit<T: Item>(items: &mut Vec<T>, room: usize) -> bool {
     shrinks
 }
 
-/// A page out of up to `limit + 1` items, of which the last only tells that more follow, in a reply of `room`
+/// A page out of up to `limit + 1` items, of which the last only shows that more follow, in a reply of `room`
 /// bytes. `cursor` names an item.
 pub fn page<T: Item>(
     mut items: Vec<T>,

@@ -67,8 +67,8 @@ impl Admission {
     /// Waits for a place, first come, first served.
     pub(crate) async fn take(&self, deadline: Option<Instant>) -> Result<Permit, StoreError> {
         let waiting = self.pool.waiting();
-        let patience = Instant::now() + LONGEST_WAIT;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let give_up_at = Instant::now() + LONGEST_WAIT;
+        let until = deadline.map_or(give_up_at, |deadline| deadline.min(give_up_at));
         let permit = tokio::time::timeout_at(until, Arc::clone(&self.free).acquire_owned()).await;
         drop(waiting);
         match permit {

@@ -162,7 +162,7 @@ impl Transaction {
         }
     }
 
-    /// Makes it visible and durable, unless the deadline has passed: the caller has been told that it took too
+    /// Makes it visible and durable, unless the deadline has passed: the caller has been answered that it took too
     /// long, and may do something else meanwhile.
     ///
     /// # Errors

@@ -82,7 +82,7 @@ impl DatabaseSettings {
         self.database_password.as_ref().or_else(|| self.database_password_file.as_ref()?.secret())
     }
 
-    /// Tells `check` what cannot be used, and what production cannot accept.
+    /// Reports to `check` what cannot be used, and what production cannot accept.
     pub fn check<'a>(&'a self, check: &mut SettingsCheck<'a>) {
         check.file("EVENTBOARD_DATABASE_PASSWORD_FILE", self.database_password_file.as_ref());
         let Some(url) = &self.database_url else {

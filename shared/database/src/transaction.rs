@@ -14,7 +14,7 @@ use crate::instrumented::InstrumentedConnection;
 use crate::metrics::Measured;
 
 /// How long a transaction may take to begin: a database that another process has locked does not become free by
-/// waiting, and the caller is told while there is time to do something else.
+/// waiting, and the caller is answered while there is time to do something else.
 pub(crate) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A transaction with a deadline. Dropping it undoes it.
@@ -57,7 +57,7 @@ impl<DB: Database> BoundedTransaction<DB> {
         self.connection.executor()
     }
 
-    /// Commits, unless the deadline has passed: the caller has been told that it took too long, and may do
+    /// Commits, unless the deadline has passed: the caller has been answered that it took too long, and may do
     /// something else meanwhile.
     ///
     /// # Errors

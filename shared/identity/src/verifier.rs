@@ -18,7 +18,7 @@ const MAX_TOKEN: usize = 4096;
 /// Verified tokens kept, at about 200 bytes each.
 const CACHED_TOKENS: usize = 10_000;
 
-/// Why a token was not accepted. The client is told one sentence for all of them.
+/// Why a token was not accepted. The client gets one sentence for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// No key is known yet: nothing can be said about any token.

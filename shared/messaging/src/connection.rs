@@ -131,12 +131,12 @@ impl Connection {
             return true;
         }
         let up = async {
-            let told = changes.wait_for(Link::is_up).await.is_ok();
-            // The library tells of a connection just before it uses it.
-            while told && !self.is_connected() {
+            let is_up = changes.wait_for(Link::is_up).await.is_ok();
+            // The library reports a connection just before it uses it.
+            while is_up && !self.is_connected() {
                 tokio::time::sleep(SETTLING).await;
             }
-            told
+            is_up
         };
         tokio::time::timeout_at(link.since + RECONNECT_GRACE, up).await.unwrap_or(false)
     }

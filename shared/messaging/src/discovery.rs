@@ -18,13 +18,13 @@ pub(super) struct Instance {
     service: &'static str,
     id: String,
     started: Timestamp,
-    endpoints: Vec<Tally>,
+    endpoints: Vec<Counts>,
     health: Health,
 }
 
 /// What an endpoint has done so far.
 #[derive(Debug)]
-struct Tally {
+struct Counts {
     description: Description,
     requests: AtomicU64,
     errors: AtomicU64,
@@ -79,13 +79,13 @@ struct EndpointStats<'a> {
 }
 
 impl Instance {
-    /// A new instance of `service` that serves these operations, and tells of its health.
+    /// A new instance of `service` that serves these operations, and reports its health.
     pub(super) fn new(
         service: &'static str,
         operations: impl Iterator<Item = Description>,
         health: Health,
     ) -> Self {
-        let tally = |description| Tally {
+        let counts = |description| Counts {
             description,
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -96,7 +96,7 @@ impl Instance {
             service,
             id: Uuid::now_v7().simple().to_string(),
             started: Timestamp::now(),
-            endpoints: operations.map(tally).collect(),
+            endpoints: operations.map(counts).collect(),
             health,
         }
     }
@@ -124,13 +124,13 @@ impl Instance {
 
     /// Counts one request to the endpoint at `index`. `error` is the failure's status and title.
     pub(super) fn count(&self, index: usize, processing: Duration, error: Option<String>) {
-        let tally = &self.endpoints[index];
-        tally.requests.fetch_add(1, Ordering::Relaxed);
+        let counts = &self.endpoints[index];
+        counts.requests.fetch_add(1, Ordering::Relaxed);
         let nanos = u64::try_from(processing.as_nanos()).unwrap_or(u64::MAX);
-        tally.processing_nanos.fetch_add(nanos, Ordering::Relaxed);
+        counts.processing_nanos.fetch_add(nanos, Ordering::Relaxed);
         if let Some(error) = error {
-            tally.errors.fetch_add(1, Ordering::Relaxed);
-            *tally.last_error.lock() = error;
+            counts.errors.fetch_add(1, Ordering::Relaxed);
+            *counts.last_error.lock() = error;
         }
     }
 
@@ -140,7 +140,7 @@ impl Instance {
             name: self.service,
             id: &self.id,
             version: env!("CARGO_PKG_VERSION"),
-            // What this instance depends on, as its own /health tells it.
+            // What this instance depends on, as its own /health reports it.
             metadata: self.checks(),
         }
     }
@@ -151,7 +151,7 @@ impl Instance {
     }
 
     fn info(&self) -> Info<'_> {
-        let endpoints = self.endpoints.iter().map(|Tally { description, .. }| EndpointInfo {
+        let endpoints = self.endpoints.iter().map(|Counts { description, .. }| EndpointInfo {
             name: description.verb(),
             subject: description.subject,
             queue_group: self.service,
@@ -168,16 +168,16 @@ impl Instance {
     }
 
     fn stats(&self) -> Stats<'_> {
-        let endpoints = self.endpoints.iter().map(|tally| {
-            let requests = tally.requests.load(Ordering::Relaxed);
-            let processing_time = tally.processing_nanos.load(Ordering::Relaxed);
+        let endpoints = self.endpoints.iter().map(|counts| {
+            let requests = counts.requests.load(Ordering::Relaxed);
+            let processing_time = counts.processing_nanos.load(Ordering::Relaxed);
             EndpointStats {
-                name: tally.description.verb(),
-                subject: tally.description.subject,
+                name: counts.description.verb(),
+                subject: counts.description.subject,
                 queue_group: self.service,
                 num_requests: requests,
-                num_errors: tally.errors.load(Ordering::Relaxed),
-                last_error: tally.last_error.lock().clone(),
+                num_errors: counts.errors.load(Ordering::Relaxed),
+                last_error: counts.last_error.lock().clone(),
                 processing_time,
                 average_processing_time: processing_time.checked_div(requests).unwrap_or(0),
             }

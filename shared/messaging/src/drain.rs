@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// A subscription, and how far it has got in leaving.
 ///
 /// The library forgets a subscription the moment it has written UNSUB, and drops what the broker sends until
-/// it has read that: requests that are never answered. Both sides do keep count when they are told to end
+/// it has read that: requests that are never answered. Both sides do keep count when they are asked to end
 /// after a number of messages, so a busy subscription is left that way, exactly. One that gets none for a moment
 /// is asked for fewer, and one that then gets none either is simply ended. So is one whose link was
 /// lost meanwhile: the broker has begun to count anew, the library has not (`docs/adr/0014-resilience.md`).

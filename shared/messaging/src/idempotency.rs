@@ -36,7 +36,7 @@ use record::{Record, State, lease_key};
 const MAX_WAIT: Duration = Duration::from_secs(2);
 /// What is left of a caller's time when the wait ends, for the answer to reach it.
 const WAIT_MARGIN: Duration = Duration::from_millis(250);
-/// Duplicates that wait at once; the next one is told at once that a run is under way.
+/// Duplicates that wait at once; the next one is answered at once that a run is under way.
 const MAX_WAITERS: usize = 64;
 /// Between two looks at a run that is under way: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));

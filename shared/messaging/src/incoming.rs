@@ -15,7 +15,7 @@ use tracing::Span;
 use super::reply::OutgoingReply;
 use super::{headers, metrics};
 
-/// A sender whose clock is ahead by more than this cannot tell us its deadline.
+/// A sender whose clock is ahead by more than this cannot give a usable deadline.
 const MAX_CLOCK_SKEW_MS: i64 = 60_000;
 
 /// What a message brings along, read before anything can fail.

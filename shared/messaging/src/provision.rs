@@ -85,11 +85,11 @@ pub async fn provision(settings: &NatsSettings, replicas: usize) -> Result<(), P
 }
 
 async fn provision_on(connection: &Connection, replicas: usize) -> Result<(), ProvisionError> {
-    let patience = Instant::now() + PATIENCE;
+    let give_up_at = Instant::now() + PATIENCE;
     loop {
         match provision_once(connection, replicas).await {
             Err(error @ (ProvisionError::Streams(_) | ProvisionError::Bucket(..)))
-                if Instant::now() < patience =>
+                if Instant::now() < give_up_at =>
             {
                 tracing::warn!(%error, "trying again");
                 tokio::time::sleep(RETRY_DELAY).await;
@@ -160,7 +160,7 @@ pub async fn watch_coverage(connection: &Connection, service: &'static str, heal
     loop {
         let began = Instant::now();
         let found = assert_commands_uncovered(connection, service).await;
-        // That JetStream does not answer is told by a check of its own, and says nothing about streams.
+        // Another check reports that JetStream does not answer; that says nothing about streams.
         if !matches!(found, Err(ProvisionError::Streams(_))) {
             if let Err(error) = &found
                 && !covered

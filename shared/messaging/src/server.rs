@@ -30,7 +30,7 @@ use super::reply::OutgoingReply;
 use super::{Connection, HEADER_ALLOWANCE, ProvisionError};
 use crate::idempotency::{self, Idempotency};
 
-/// Requests one worker works on at once; the next one is told at once that there is no room.
+/// Requests one worker works on at once; the next one is refused at once.
 const MAX_IN_FLIGHT: usize = 512;
 /// How long requests under way may take to end once the worker is asked to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -98,7 +98,7 @@ type Incoming = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (Source, Option<Me
 impl<H: Send + Sync + 'static> Server<H> {
     /// A server of the service whose `endpoints` these are, in the process `worker`. It trusts `verifier`'s keys,
     /// and shares the runs of keyed writes with the other workers through `idempotency`. Who asks whether it is
-    /// there is told of its `health`.
+    /// there learns its `health`.
     pub fn new(
         connection: Connection,
         worker: &'static str,
@@ -190,6 +190,7 @@ impl<H: Send + Sync + 'static> Server<H> {
     /// A round trip through the broker to this very instance: once it is back, every subscription
     /// made before it is in force. `flush` would only say that the bytes left.
     async fn await_subscriptions(&self) -> Result<(), ServeError> {
+        #[expect(clippy::disallowed_methods, reason = "to itself, and with a limit of its own")]
         let answer = self.connection.client().request(self.instance.own_subject("PING"), Bytes::new());
         match tokio::time::timeout(REGISTER_TIMEOUT, answer).await {
             Ok(Ok(_)) => Ok(()),

@@ -71,7 +71,7 @@ impl NatsSettings {
         shown.collect::<Vec<_>>().join(",")
     }
 
-    /// Tells `check` what cannot be used, and what production cannot accept.
+    /// Reports to `check` what cannot be used, and what production cannot accept.
     pub fn check<'a>(&'a self, check: &mut SettingsCheck<'a>) {
         const URL: &str = "EVENTBOARD_NATS_URL";
         check.file("EVENTBOARD_NATS_PASSWORD_FILE", self.password_file.as_ref());

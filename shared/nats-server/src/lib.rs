@@ -75,7 +75,7 @@ impl Broker {
         Self::configured(binary, &directory, &[OsStr::new("-c"), config.as_os_str()]).await
     }
 
-    /// Starts `binary` with `arguments`; its log and the file that tells its port are in `directory`.
+    /// Starts `binary` with `arguments`; its log and the file with its port are in `directory`.
     ///
     /// # Errors
     /// As [`Broker::start`].

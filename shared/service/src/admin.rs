@@ -138,7 +138,7 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
-/// Where a worker's admin port is, unless it is told otherwise.
+/// Where a worker's admin port is by default.
 pub fn usual_admin(service: Service) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, service.admin_port))
 }

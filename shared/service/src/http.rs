@@ -139,7 +139,7 @@ async fn connection(
     let mut serving = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            // Judged by the slot, which can tell an idle connection from half a head.
+            // Judged by the slot, which distinguishes an idle connection from half a head.
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(ClientStream::new(stream, Arc::clone(&slot))), service)
     );

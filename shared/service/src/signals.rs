@@ -40,7 +40,7 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Whether SIGHUP was ignored when the process began, as Linux tells it.
+/// Whether SIGHUP was ignored when the process began, as Linux reports it.
 fn ignores_hang_up() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -102,19 +102,19 @@ impl<W: Worker> Process for W {
         let admin = AdminServer::bind(W::admin(&config), "EVENTBOARD_ADMIN").await?;
         let (address, status) = (admin.address(), Status::new(W::VITAL, &shutdown));
         let begun = status.clone();
-        let announce = move || {
+        let on_ready = move || {
             begun.begin();
             tracing::info!(admin = %address, "ready");
             ready(Addresses { http: None, admin: address });
         };
-        admin.serve_while(&status, serve::<W>(config, &status, announce, shutdown)).await
+        admin.serve_while(&status, serve::<W>(config, &status, on_ready, shutdown)).await
     }
 }
 
 async fn serve<W: Worker>(
     config: W::Config,
     status: &Status,
-    announce: impl FnOnce() + Send,
+    on_ready: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let opened = async {
@@ -158,7 +158,7 @@ async fn serve<W: Worker>(
     let serve = async {
         let prepared = async { tokio::join!(prepared, verifier.ready(), health.looked_at()) };
         tokio::select! {
-            _ = prepared => Ok(server.serve(announce, shutdown.clone()).await?),
+            _ = prepared => Ok(server.serve(on_ready, shutdown.clone()).await?),
             () = shutdown.cancelled() => Ok(()),
         }
     };

@@ -194,7 +194,7 @@ pub fn secret(value: &str) -> Result<SecretString, Infallible> {
     Ok(SecretString::from(value.to_owned()))
 }
 
-/// Takes a secret from a file. What is wrong with it is told together with everything else ([`SettingsCheck::file`]).
+/// Takes a secret from a file. What is wrong with it is reported together with everything else ([`SettingsCheck::file`]).
 ///
 /// # Errors
 /// Never; the signature is clap's.

@@ -1,4 +1,4 @@
-//! What was last seen of everything a process depends on: looked at in the background, told from memory.
+//! What was last seen of everything a process depends on: checked in the background, reported from memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use contract::Timestamp;
 
 /// Between two looks at a dependency.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long one look may take. What is told is therefore never older than two seconds.
+/// How long one check may take. What is reported is therefore never older than two seconds.
 pub const DEPENDENCY_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Whether something works.
@@ -63,7 +63,7 @@ impl Health {
         Self { vital, checks: Arc::default() }
     }
 
-    /// Notes how a look at `name` ended: with a detail worth telling, or with what is wrong.
+    /// Notes how a look at `name` ended: with a detail, or with what is wrong.
     pub fn observe(&self, name: &str, took: Duration, seen: Result<Option<String>, String>) {
         let check = match seen {
             Ok(detail) => {
@@ -117,7 +117,7 @@ impl Health {
         self.watch("database", look).await
     }
 
-    /// Waits until everything vital has been looked at: who is told that this process is ready may ask at once.
+    /// Waits until everything vital has been looked at: a client that learns that this process is ready may ask at once.
     pub async fn looked_at(&self) {
         let mut checks = self.checks.subscribe();
         // Fails only without a sender, and `self` has it.

@@ -112,7 +112,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
         let metadata = event.metadata();
         let also_on_span = self.is_put_on_span(metadata);
         // Whatever else has passed `enabled` is to be written. It is not asked again: of what libraries say through
-        // `log`, only `enabled` is told the target.
+        // `log`, only `enabled` knows the target.
         if let Some(output) = &self.output
             && (!also_on_span || self.is_written(metadata))
             && self.limited.admits(metadata, Instant::now())
@@ -176,7 +176,7 @@ fn json(event: &Event<'_>, context: &Context, time: Timestamp) -> serde_json::Re
     Ok(String::from_utf8(line).unwrap_or_default())
 }
 
-/// The time is of the day, and ids are cut: that tells apart what is on a screen. Nothing can fail here, either.
+/// The time is of the day, and ids are cut: enough to tell lines on a screen apart. Nothing can fail here, either.
 fn pretty(event: &Event<'_>, context: &Context, time: Timestamp, colours: bool) -> String {
     let (level, scope, span) = (*event.metadata().level(), context.get::<Scope>(), context.span());
     let style = |style: Style| if colours { style } else { Style::new() };

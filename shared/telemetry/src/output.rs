@@ -63,7 +63,7 @@ impl Output {
     /// # Errors
     /// When the system has no thread to give.
     pub(super) fn start() -> io::Result<Self> {
-        // Without the buffer of `Stdout`, which cannot tell how much of what it was given is written.
+        // Without the buffer of `Stdout`, which does not report how much was written.
         Self::to(File::from(io::stdout().as_fd().try_clone_to_owned()?))
     }
 
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use std::sync::{Condvar, Mutex};
 
-    /// An output whose reader has stalled until it is told to go on.
+    /// An output whose reader has stalled until it is released.
     #[derive(Clone, Default)]
     struct Stalled(Arc<(Mutex<Reader>, Condvar)>);
 

@@ -184,7 +184,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// A request's body that tells its connection when it has arrived.
+/// A request's body that reports to its connection when it has arrived.
 pub(super) struct ReceivedBody {
     body: Incoming,
     slot: Arc<ConnectionSlot>,

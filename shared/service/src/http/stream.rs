@@ -17,7 +17,7 @@ use super::connection_limit::ConnectionSlot;
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that tells its slot what happens on it.
+/// A connection that reports to its slot what happens on it.
 pub(super) struct ClientStream {
     stream: TcpStream,
     slot: Arc<ConnectionSlot>,
