@@ -20,7 +20,7 @@ use contract::auth::UserId;
 use contract::events::{
     ChangeError, Event, EventHandlers, EventId, EventStatus, HistoryAction, HistoryEntry,
 };
-use contract::keyed::is_kept;
+use contract::keyed::is_saved;
 use contract::{
     Answer, Context, EntityTag, Failure, IdempotentRequest, Operation, OperationError, Outcome, Principal,
     Problem, ProblemType, Replayable, SavedResponse, SavedResponses,
@@ -118,7 +118,9 @@ impl Events {
             Ok(response) => (Answer::of::<O>(&response).map_err(|_| Failure::Internal)?, Some(response)),
             // Judged before anything was written, so that the transaction holds nothing but the refusal.
             Err(Attempt::Failed(Failure::Refused(error))) => match (error.into_problem(), &cx.write) {
-                (problem, Some(_)) if is_kept(problem.kind.status()) => (Answer::refusal(&problem, cx), None),
+                (problem, Some(_)) if is_saved(problem.kind.status()) => {
+                    (Answer::refusal(&problem, cx), None)
+                }
                 (problem, Some(write)) => {
                     // No request waits for a second connection while it holds one.
                     drop(transaction);

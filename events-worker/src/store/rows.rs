@@ -99,7 +99,7 @@ impl TryFrom<PlacedRow> for PlacedEntry {
 }
 
 #[derive(FromRow)]
-pub(super) struct OutcomeRow {
+pub(super) struct SavedResponseRow {
     #[sqlx(flatten)]
     answered: AnsweredRow,
     etag: Option<i64>,
@@ -107,10 +107,10 @@ pub(super) struct OutcomeRow {
     body: Vec<u8>,
 }
 
-impl TryFrom<OutcomeRow> for SavedResponse {
+impl TryFrom<SavedResponseRow> for SavedResponse {
     type Error = StoreError;
 
-    fn try_from(row: OutcomeRow) -> Result<Self, StoreError> {
+    fn try_from(row: SavedResponseRow) -> Result<Self, StoreError> {
         let Answered { fingerprint, role, first, status } = row.answered.try_into()?;
         Ok(Self {
             fingerprint,

@@ -10,7 +10,7 @@ use database::{
 use tokio::time::Instant;
 
 use super::listing::{self, listing};
-use super::rows::{EventRow, OutcomeRow, PlacedRow, UnfoldedRow};
+use super::rows::{EventRow, PlacedRow, SavedResponseRow, UnfoldedRow};
 use super::{EventStore, EventTransaction, ListQuery, Listing, search_text};
 
 const SELECT_EVENT: &str = "SELECT id, organization_id, created_by_id, title, description, location, start_date, \
@@ -34,14 +34,14 @@ const INSERT_HISTORY: &str = "INSERT INTO event_history (event_id, organization_
 const SELECT_HISTORY: &str = "SELECT row AS position, at, actor_id, action, from_status, to_status, reason, \
      correlation_id FROM event_history WHERE organization_id = $1 AND event_id = $2 AND row > $3 ORDER BY row LIMIT $4";
 
-const INSERT_OUTCOME: &str = "INSERT INTO outcomes (organization_id, user_id, key_hash, fingerprint, role, \
+const INSERT_SAVED_RESPONSE: &str = "INSERT INTO outcomes (organization_id, user_id, key_hash, fingerprint, role, \
      correlation_id, trace_id, span_id, status, etag, location, body, kept_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING";
 
-const SELECT_OUTCOME: &str = "SELECT fingerprint, role, correlation_id, trace_id, span_id, status, etag, location, body \
+const SELECT_SAVED_RESPONSE: &str = "SELECT fingerprint, role, correlation_id, trace_id, span_id, status, etag, location, body \
      FROM outcomes WHERE organization_id = $1 AND user_id = $2 AND key_hash = $3";
 
-const DELETE_OUTCOMES: Sql = Sql {
+const DELETE_SAVED_RESPONSES: Sql = Sql {
     sqlite: "DELETE FROM outcomes WHERE rowid IN \
          (SELECT rowid FROM outcomes WHERE kept_at < $1 ORDER BY kept_at LIMIT $2)",
     postgres: "DELETE FROM outcomes WHERE (organization_id, user_id, key_hash) IN \
@@ -130,11 +130,11 @@ impl EventStore for SqlEventStore {
     }
 
     async fn find_saved(&self, write: &IdempotentRequest) -> Result<Option<SavedResponse>, StoreError> {
-        let row = query(SELECT_OUTCOME)
+        let row = query(SELECT_SAVED_RESPONSE)
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())
-            .fetch_optional::<OutcomeRow>(&mut self.database.reader().await?)
+            .fetch_optional::<SavedResponseRow>(&mut self.database.reader().await?)
             .await?;
         row.map(SavedResponse::try_from).transpose()
     }
@@ -146,7 +146,8 @@ impl EventStore for SqlEventStore {
         deadline: Instant,
     ) -> Result<u64, StoreError> {
         let mut transaction = self.database.begin(deadline).await?;
-        let deleted = query(DELETE_OUTCOMES).bind(before).bind(limit).execute(&mut transaction).await?;
+        let deleted =
+            query(DELETE_SAVED_RESPONSES).bind(before).bind(limit).execute(&mut transaction).await?;
         transaction.commit().await?;
         Ok(deleted)
     }
@@ -273,7 +274,7 @@ impl EventTransaction for SqlEventTransaction {
         answer: &SavedResponse,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let saved = query(INSERT_OUTCOME)
+        let saved = query(INSERT_SAVED_RESPONSE)
             .bind(write.organization_id.0)
             .bind(write.user_id.0)
             .bind(write.key_hash.as_slice())

@@ -208,7 +208,7 @@ mod tests {
 
     /// The table of the design, one row per failure: its status and the outcome that the client gets for
     /// a write, whether the gateway sends it again, what it says to the breaker. Whether an answer is saved
-    /// under the key is for the worker to decide (`is_kept`).
+    /// under the key is for the worker to decide (`is_saved`).
     #[test]
     fn every_failure_is_treated_as_the_table_says() {
         use Again::{Always, IfSafe, No};

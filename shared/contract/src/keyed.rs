@@ -161,7 +161,7 @@ impl IdempotentRequest {
 
 /// Statuses of refusals that are saved: they were judged on what is stored, and stay what they are. 412 is not among
 /// them: nothing was done, and a precondition that is corrected makes it another request.
-pub const fn is_kept(status: u16) -> bool {
+pub const fn is_saved(status: u16) -> bool {
     matches!(status, 200..=299 | 404 | 409 | 422)
 }
 
