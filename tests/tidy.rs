@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The crates, from those that know nobody to the one that knows all. A crate depends on earlier ones only.
+/// The crates, lowest first. A crate depends on earlier ones only.
 const LAYERS: [&[&str]; 8] = [
     &["settings", "failpoint", "nats-server"],
     &["contract"],
@@ -33,16 +33,24 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every source file below `directory`.
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
+/// Every source file below `directory`, with its text.
+fn sources(directory: &Path) -> Vec<(PathBuf, String)> {
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| match path.extension() {
+            _ if path.is_dir() => sources(&path),
+            Some(extension) if extension == "rs" => {
+                let text = std::fs::read_to_string(&path).unwrap();
+                vec![(path, text)]
+            }
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
+/// Every source file of every crate.
+fn all_sources() -> Vec<(PathBuf, String)> {
+    crates().values().flat_map(|directory| sources(&directory.join("src"))).collect()
 }
 
 /// Each crate of the workspace, with its directory.
@@ -77,10 +85,7 @@ fn dependencies_point_one_way() {
         for dependency in crates.keys().filter(|known| named.contains(known.as_str())) {
             assert!(layer(dependency) < layer(name), "{name} must not depend on {dependency}");
         }
-        let mut files = Vec::new();
-        sources(&directory.join("src"), &mut files);
-        for file in files {
-            let text = std::fs::read_to_string(&file).unwrap();
+        for (file, text) in sources(&directory.join("src")) {
             for used in text.lines().filter_map(|line| line.trim().strip_prefix("use ")) {
                 let used = used.split([':', ';', ' ']).next().unwrap().replace('_', "-");
                 let is_above = crates.contains_key(&used) && used != *name && layer(&used) >= layer(name);
@@ -92,15 +97,10 @@ fn dependencies_point_one_way() {
 
 #[test]
 fn files_are_short_and_say_what_they_are_for() {
-    for directory in crates().values() {
-        let mut files = Vec::new();
-        sources(&directory.join("src"), &mut files);
-        for file in files {
-            let text = std::fs::read_to_string(&file).unwrap();
-            let lines = text.lines().count();
-            assert!(lines <= MAX_LINES, "{} has {lines} lines, of at most {MAX_LINES}", file.display());
-            assert!(text.starts_with("//! "), "{} does not say what it is for", file.display());
-        }
+    for (file, text) in all_sources() {
+        let lines = text.lines().count();
+        assert!(lines <= MAX_LINES, "{} has {lines} lines, of at most {MAX_LINES}", file.display());
+        assert!(text.starts_with("//! "), "{} does not say what it is for", file.display());
     }
 }
 
@@ -108,15 +108,10 @@ fn files_are_short_and_say_what_they_are_for() {
 fn every_metric_stands_in_the_catalogue() {
     let handbook = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let mut seen = 0;
-    for directory in crates().values() {
-        let mut files = Vec::new();
-        sources(&directory.join("src"), &mut files);
-        for file in files {
-            let text = std::fs::read_to_string(&file).unwrap();
-            for name in text.lines().flat_map(metrics_in) {
-                assert!(handbook.contains(&name), "docs/operations.md lacks {name} of {}", file.display());
-                seen += 1;
-            }
+    for (file, text) in all_sources() {
+        for name in text.lines().flat_map(metrics_in) {
+            assert!(handbook.contains(&name), "docs/operations.md lacks {name} of {}", file.display());
+            seen += 1;
         }
     }
     assert!(seen > 25, "only {seen} metrics were found");

@@ -19,8 +19,8 @@ pub use saved::{Finish, SavedAnswer, Saving};
 pub use sessions::{OpenSessions, Session, SessionUser};
 pub use texts::{Address, OldText};
 
-/// Users, organisations, sessions, invitations and signing keys. Cloning shares the connections.
-#[derive(Debug, Clone)]
+/// Users, organisations, sessions, invitations and signing keys.
+#[derive(Debug)]
 pub struct AuthStore {
     database: Database,
 }

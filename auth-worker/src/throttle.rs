@@ -118,7 +118,7 @@ impl Throttle {
         }
     }
 
-    /// Waits for a place and counts an attempt at the account of `email`.
+    /// Waits for a permit and counts an attempt at the account of `email`.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -157,7 +157,7 @@ impl Throttle {
                     guard.refuse_others(pause);
                     return Err(Refusal::TooMany(pause));
                 }
-                // Waiting here takes no place from others.
+                // Waiting here takes no permit from others.
                 Err(NotReserved::Wait) => drop(permit),
             }
             if Instant::now() >= give_up_at {

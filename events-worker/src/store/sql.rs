@@ -63,8 +63,8 @@ const SELECT_UNFOLDED: Sql = Sql {
 const FOLD_EVENT: &str = "UPDATE events SET search_text = $1, folded_version = version \
      WHERE id = $2 AND organization_id = $3 AND version = $4";
 
-/// Events in a database. Cloning shares the connections.
-#[derive(Debug, Clone)]
+/// Events in a database.
+#[derive(Debug)]
 pub struct SqlEventStore {
     database: Database,
 }

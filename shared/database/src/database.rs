@@ -176,15 +176,6 @@ impl Transaction {
     }
 }
 
-impl Executor<'_> {
-    pub(crate) fn dialect(&self) -> Dialect {
-        match self {
-            Self::Sqlite(_) => Dialect::Sqlite,
-            Self::Postgres(_) => Dialect::Postgres,
-        }
-    }
-}
-
 impl<'c> From<&'c mut Reader> for Executor<'c> {
     fn from(reader: &'c mut Reader) -> Self {
         match reader {

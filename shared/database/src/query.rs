@@ -120,15 +120,13 @@ impl<'q> Query<'q> {
     /// # Errors
     /// What the database says.
     pub async fn execute(self, on: impl Into<Executor<'_>>) -> Result<u64, Error> {
-        let on = on.into();
-        let dialect = on.dialect();
-        match on {
+        match on.into() {
             Executor::Sqlite(connection) => {
-                let (text, values) = self.prepare::<sqlx::Sqlite>(dialect)?;
+                let (text, values) = self.prepare::<sqlx::Sqlite>(Dialect::Sqlite)?;
                 Ok(sqlx::query_with(text, values).execute(connection).await?.rows_affected())
             }
             Executor::Postgres(connection) => {
-                let (text, values) = self.prepare::<sqlx::Postgres>(dialect)?;
+                let (text, values) = self.prepare::<sqlx::Postgres>(Dialect::Postgres)?;
                 Ok(sqlx::query_with(text, values).execute(connection).await?.rows_affected())
             }
         }
@@ -139,15 +137,13 @@ impl<'q> Query<'q> {
     /// # Errors
     /// What the database says, and a row that is no `R`.
     pub async fn fetch_all<R: Record>(self, on: impl Into<Executor<'_>>) -> Result<Vec<R>, Error> {
-        let on = on.into();
-        let dialect = on.dialect();
-        match on {
+        match on.into() {
             Executor::Sqlite(connection) => {
-                let (text, values) = self.prepare::<sqlx::Sqlite>(dialect)?;
+                let (text, values) = self.prepare::<sqlx::Sqlite>(Dialect::Sqlite)?;
                 sqlx::query_as_with(text, values).fetch_all(connection).await
             }
             Executor::Postgres(connection) => {
-                let (text, values) = self.prepare::<sqlx::Postgres>(dialect)?;
+                let (text, values) = self.prepare::<sqlx::Postgres>(Dialect::Postgres)?;
                 sqlx::query_as_with(text, values).fetch_all(connection).await
             }
         }
@@ -158,15 +154,13 @@ impl<'q> Query<'q> {
     /// # Errors
     /// What the database says, and a row that is no `R`.
     pub async fn fetch_optional<R: Record>(self, on: impl Into<Executor<'_>>) -> Result<Option<R>, Error> {
-        let on = on.into();
-        let dialect = on.dialect();
-        match on {
+        match on.into() {
             Executor::Sqlite(connection) => {
-                let (text, values) = self.prepare::<sqlx::Sqlite>(dialect)?;
+                let (text, values) = self.prepare::<sqlx::Sqlite>(Dialect::Sqlite)?;
                 sqlx::query_as_with(text, values).fetch_optional(connection).await
             }
             Executor::Postgres(connection) => {
-                let (text, values) = self.prepare::<sqlx::Postgres>(dialect)?;
+                let (text, values) = self.prepare::<sqlx::Postgres>(Dialect::Postgres)?;
                 sqlx::query_as_with(text, values).fetch_optional(connection).await
             }
         }

@@ -39,10 +39,8 @@ impl OutgoingReply {
         } else {
             let refusal = serde_json::from_slice::<ProblemBody>(&answer.body).ok();
             let summary = refusal.as_ref().map(|body| format!("{}: {}", body.title, body.detail));
-            set_failure(&mut map, answer.status, &summary.unwrap_or_default());
-            if let Some(name) = refusal.as_ref().and_then(ProblemBody::name) {
-                headers::set(&mut map, headers::PROBLEM, name);
-            }
+            let name = refusal.as_ref().and_then(ProblemBody::name);
+            set_failure(&mut map, answer.status, &summary.unwrap_or_default(), name);
         }
         if let Some(etag) = answer.etag {
             headers::set(&mut map, headers::ETAG, &etag.to_string());
@@ -62,8 +60,8 @@ impl OutgoingReply {
 
     fn failure(ids: &RequestIds, problem: &Problem, mut map: HeaderMap) -> Self {
         let status = problem.kind.status();
-        set_failure(&mut map, status, &format!("{}: {}", problem.kind.title(), problem.detail));
-        headers::set(&mut map, headers::PROBLEM, problem.kind.name());
+        let summary = format!("{}: {}", problem.kind.title(), problem.detail);
+        set_failure(&mut map, status, &summary, Some(problem.kind.name()));
         if problem.proves_nothing_ran() {
             headers::set(&mut map, headers::EXECUTED, "false");
         }
@@ -75,8 +73,11 @@ impl OutgoingReply {
     }
 }
 
-fn set_failure(map: &mut HeaderMap, status: u16, summary: &str) {
+fn set_failure(map: &mut HeaderMap, status: u16, summary: &str, problem: Option<&str>) {
     headers::set(map, headers::ERROR_CODE, &status.to_string());
     headers::set(map, headers::ERROR, summary);
+    if let Some(problem) = problem {
+        headers::set(map, headers::PROBLEM, problem);
+    }
     headers::set(map, headers::CONTENT_TYPE, PROBLEM_JSON);
 }
